@@ -1,0 +1,188 @@
+//! Writing a model in the Hugging Face layout: tensor by tensor, whole or not at all.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::generation_config::generation_config;
+use super::shards::{INDEX, index_json, shard_name};
+use super::{Config, ExpertStorage, tensor_specs};
+use crate::error::{Error, InFile, Result};
+use crate::output::{PartialDirectory, write_synced};
+use crate::safetensors::{SafetensorsWriter, TensorSpec};
+use crate::tokenizer::write_tokenizer_files;
+
+/// Files of a model that do not depend on its weights.
+const COMPANIONS: [&str; 5] =
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
+
+/// A model directory in the making; it appears under its name when it is finished, and leaves nothing when it is dropped before.
+#[derive(Debug)]
+pub struct CheckpointWriter {
+    // Before `directory`, so that a drop closes the files first.
+    shards: Vec<SafetensorsWriter>,
+    directory: PartialDirectory,
+    config: Config,
+    specs: Vec<TensorSpec>,
+    /// Index of the shard of each tensor.
+    by_tensor: HashMap<String, usize>,
+}
+
+impl CheckpointWriter {
+    /// Begins a model of `config` with experts stored as `storage`, in files of at most `max_shard_bytes` of tensors unless a
+    /// single tensor has more. `directory` must not exist, or be empty; its parents are made.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a config that makes no model, [`Error::Exists`], [`Error::Io`].
+    pub fn create(directory: &Path, config: &Config, storage: ExpertStorage, max_shard_bytes: u64) -> Result<Self> {
+        Self::begin(directory, config, storage, max_shard_bytes, None)
+    }
+
+    /// As [`CheckpointWriter::create`], but a model that is already in `directory` stays until this one takes its place.
+    ///
+    /// # Errors
+    /// As [`CheckpointWriter::create`]; [`Error::Exists`] for a directory that holds something else than a model.
+    pub fn replace(directory: &Path, config: &Config, storage: ExpertStorage, max_shard_bytes: u64) -> Result<Self> {
+        Self::begin(directory, config, storage, max_shard_bytes, Some("config.json"))
+    }
+
+    fn begin(
+        directory: &Path,
+        config: &Config,
+        storage: ExpertStorage,
+        max_shard_bytes: u64,
+        replaced: Option<&'static str>,
+    ) -> Result<Self> {
+        let mut config = config.clone();
+        config.has_mxfp4_experts = storage == ExpertStorage::Mxfp4;
+        // The published MXFP4 models name no type; for the others it tells a reader in what to compute.
+        config.dtype = match storage {
+            ExpertStorage::Mxfp4 => None,
+            ExpertStorage::Float(dtype) => Some(dtype),
+        };
+        config.validate().map_err(Error::Setting)?;
+        let specs = tensor_specs(&config, storage);
+        let groups = grouped(&specs, max_shard_bytes)?;
+        let directory = PartialDirectory::create(directory, replaced)?;
+        let (mut shards, mut by_tensor) = (Vec::new(), HashMap::new());
+        for (index, group) in groups.iter().enumerate() {
+            let path = directory.path().join(shard_name(index + 1, groups.len()));
+            shards.push(SafetensorsWriter::create(&path, group, &BTreeMap::new())?);
+            by_tensor.extend(group.iter().map(|spec| (spec.name.clone(), index)));
+        }
+        Ok(Self { shards, directory, config, specs, by_tensor })
+    }
+
+    /// The tensors that it takes, in the order of a forward pass; they can be written in any order.
+    #[must_use]
+    pub fn specs(&self) -> &[TensorSpec] {
+        &self.specs
+    }
+
+    /// Bytes of all tensors.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.specs.iter().filter_map(TensorSpec::byte_length).sum()
+    }
+
+    /// Where the files are until [`CheckpointWriter::finish`]; more can be put there, synced.
+    #[must_use]
+    pub fn partial_path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes the whole of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::UnknownTensor`] or [`Error::WrittenLength`].
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.shard(name)?.write(name, bytes)
+    }
+
+    /// Writes the next bytes of a tensor that comes in pieces.
+    ///
+    /// # Errors
+    /// As [`CheckpointWriter::write`].
+    pub fn write_chunk(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.shard(name)?.write_chunk(name, bytes)
+    }
+
+    /// Copies the tokenizer, template and generation config of the model in `source`, as far as it has them.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn copy_companions(&mut self, source: &Path) -> Result<()> {
+        for name in COMPANIONS {
+            let from = source.join(name);
+            if from.is_file() {
+                let to = self.directory.path().join(name);
+                fs::copy(&from, &to).and_then(|_| fs::File::open(&to)?.sync_all()).in_file("copy", &from)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the tokenizer of gpt-oss.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`].
+    pub fn write_tokenizer(&mut self) -> Result<()> {
+        Ok(write_tokenizer_files(self.directory.path())?)
+    }
+
+    /// Adds index, config and generation config, and makes the directory appear under its name.
+    ///
+    /// # Errors
+    /// [`Error::WrittenLength`] for the first tensor that is not whole, [`Error::Exists`] when something was put in the directory's
+    /// place meanwhile, [`Error::Io`].
+    pub fn finish(self) -> Result<PathBuf> {
+        let total_bytes = self.total_bytes();
+        let Self { shards, directory, config, by_tensor, .. } = self;
+        let count = shards.len();
+        for shard in shards {
+            shard.finish()?;
+        }
+        if count > 1 {
+            let weight_map = by_tensor.into_iter().map(|(name, index)| (name, shard_name(index + 1, count))).collect();
+            write_json(&directory.path().join(INDEX), &index_json(&weight_map, total_bytes))?;
+        }
+        write_json(&directory.path().join("config.json"), &config.to_json())?;
+        let generation = directory.path().join("generation_config.json");
+        if !generation.exists() {
+            write_json(&generation, &generation_config(&config))?;
+        }
+        let target = directory.target().to_owned();
+        directory.finish()?;
+        Ok(target)
+    }
+
+    fn shard(&mut self, name: &str) -> Result<&mut SafetensorsWriter> {
+        match self.by_tensor.get(name) {
+            Some(&index) => Ok(&mut self.shards[index]),
+            None => Err(Error::UnknownTensor { tensor: name.to_owned(), path: self.directory.target().to_owned() }),
+        }
+    }
+}
+
+/// `specs` in order, cut into shards.
+fn grouped(specs: &[TensorSpec], max_shard_bytes: u64) -> Result<Vec<Vec<TensorSpec>>> {
+    let mut groups: Vec<Vec<TensorSpec>> = Vec::new();
+    let mut room = 0;
+    for spec in specs {
+        let too_large = || Error::TensorTooLarge { tensor: spec.name.clone(), shape: spec.shape.clone(), dtype: spec.dtype };
+        let bytes = spec.byte_length().ok_or_else(too_large)?;
+        match groups.last_mut() {
+            Some(group) if bytes <= room => group.push(spec.clone()),
+            _ => {
+                groups.push(vec![spec.clone()]);
+                room = max_shard_bytes.max(bytes);
+            }
+        }
+        room -= bytes;
+    }
+    Ok(groups)
+}
+
+fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+    write_synced(path, format!("{value:#}\n").as_bytes())
+}

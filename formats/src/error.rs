@@ -1,0 +1,298 @@
+//! What can go wrong with the files of a model.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::{ConfigProblem, IndexProblem};
+use crate::dtype::Dtype;
+use crate::peft::AdapterProblem;
+use crate::safetensors::HeaderProblem;
+use crate::tokenizer::TokenizerFileError;
+
+/// The result of this crate's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error that may know the next step to take.
+pub trait Hint {
+    /// What the user can do about it, as one sentence without a full stop.
+    fn hint(&self) -> Option<String>;
+}
+
+/// What went wrong: the thing, the place, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, `create`.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory or device where a file should be.
+    #[error("{} is no file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A place that already holds something.
+    #[error("{} already exists and is not empty", path.display())]
+    Exists {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file that is not JSON.
+    #[error("{} is not JSON", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Place and reason.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A JSON file that holds something other than an object.
+    #[error("{} does not hold a JSON object", path.display())]
+    NotAnObject {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A JSON object with a key twice.
+    #[error("{} has the key `{key}` twice", path.display())]
+    DuplicateKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// A file that exceeds what its kind ever needs.
+    #[error("{} has more than {limit_bytes} bytes", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Bytes allowed.
+        limit_bytes: u64,
+    },
+    /// A file that breaks a rule of safetensors.
+    #[error("{} is not a valid safetensors file: {problem}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// The rule.
+        problem: HeaderProblem,
+    },
+    /// A directory without a model.
+    #[error("{} holds no model: there is no `config.json` in it", path.display())]
+    NoConfig {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A config that says nothing, nothing sensible, or what this program cannot do.
+    #[error("{}: {problem}", path.display())]
+    Config {
+        /// The config.
+        path: PathBuf,
+        /// What it says.
+        problem: ConfigProblem,
+    },
+    /// A setting of a config in the making.
+    #[error("model config: {0}")]
+    Setting(ConfigProblem),
+    /// Shards and their index that do not fit together.
+    #[error("{}: {problem}", path.display())]
+    Index {
+        /// The index, or the directory without one.
+        path: PathBuf,
+        /// What does not fit.
+        problem: IndexProblem,
+    },
+    /// A tensor that should be there.
+    #[error("{} has no tensor `{tensor}`", path.display())]
+    MissingTensor {
+        /// The tensor.
+        tensor: String,
+        /// The file or directory without it.
+        path: PathBuf,
+    },
+    /// A tensor that the model has no place for.
+    #[error("{} has a tensor `{tensor}`, for which the model has no place", path.display())]
+    UnexpectedTensor {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+    },
+    /// A tensor that stands twice.
+    #[error("tensor `{tensor}` stands a second time in {}", path.display())]
+    DuplicateTensor {
+        /// The tensor.
+        tensor: String,
+        /// The file in which it stands again.
+        path: PathBuf,
+    },
+    /// A tensor whose shape is not what the config says.
+    #[error("tensor `{tensor}` in {} has shape {found:?}, expected {expected:?}", path.display())]
+    WrongShape {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+        /// The shape that follows from the config.
+        expected: Vec<usize>,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+    /// A tensor of another type than its place needs.
+    #[error("tensor `{tensor}` in {} is {found}, expected {expected}", path.display())]
+    WrongDtype {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+        /// The types that its place takes.
+        expected: &'static str,
+        /// Its type.
+        found: Dtype,
+    },
+    /// A checkpoint in a layout that is recognised and not read.
+    #[error("{} holds {layout} (tensor `{tensor}`), which is not supported", path.display())]
+    UnsupportedLayout {
+        /// The file.
+        path: PathBuf,
+        /// The layout, in words.
+        layout: &'static str,
+        /// A tensor by which it was recognised.
+        tensor: String,
+    },
+    /// MXFP4 bytes that stand for no number.
+    #[error("tensor `{tensor}` in {} cannot be unpacked, expert {expert}", path.display())]
+    Packed {
+        /// The tensor of scales.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+        /// Index of the expert; the indices of the source count from its first scale.
+        expert: usize,
+        /// Which scale.
+        #[source]
+        source: ft_quant::Error,
+    },
+    /// An index that the model does not reach.
+    #[error("there is no {what} {index}: the model has {count}")]
+    NoSuch {
+        /// `layer` or `expert`.
+        what: &'static str,
+        /// The index.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// Experts that are asked for in another form than they have.
+    #[error("the experts in {} are not in MXFP4", path.display())]
+    NotPacked {
+        /// The model.
+        path: PathBuf,
+    },
+    /// A tensor too large for any file.
+    #[error("tensor `{tensor}` of shape {shape:?} and {dtype} exceeds 2^63 bytes or ends within a byte")]
+    TensorTooLarge {
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// Its type.
+        dtype: Dtype,
+    },
+    /// A safetensors file of too many tensors.
+    #[error("the header of {} would take {bytes} bytes, and {limit_bytes} is the limit", path.display())]
+    HeaderTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Bytes that it would take.
+        bytes: u64,
+        /// Bytes allowed.
+        limit_bytes: u64,
+    },
+    /// A write to a tensor that was not announced.
+    #[error("tensor `{tensor}` has no place in {}", path.display())]
+    UnknownTensor {
+        /// The tensor.
+        tensor: String,
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// A tensor written to another length than was announced.
+    #[error("tensor `{tensor}` for {} takes {expected} bytes, and {found} were written", path.display())]
+    WrittenLength {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+        /// Bytes that it takes.
+        expected: u64,
+        /// Bytes given.
+        found: u64,
+    },
+    /// An adapter that cannot be used.
+    #[error("adapter {}: {problem}", path.display())]
+    Adapter {
+        /// The adapter's file, or its directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: AdapterProblem,
+    },
+    /// A tokenizer file that could not be written.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerFileError),
+}
+
+impl Error {
+    /// True when disk space or memory ran out.
+    #[must_use]
+    pub fn is_out_of_resources(&self) -> bool {
+        let kind = match self {
+            Self::Io { source, .. } | Self::Tokenizer(TokenizerFileError::Write { source, .. }) => source.kind(),
+            _ => return false,
+        };
+        matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge | io::ErrorKind::OutOfMemory)
+    }
+}
+
+impl Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            _ if self.is_out_of_resources() => Some("free some space, or choose another place".to_owned()),
+            Self::Exists { .. } => Some("choose another directory, or remove this one".to_owned()),
+            Self::NoConfig { .. } => {
+                Some("a model directory holds `config.json` and `*.safetensors`; `ft init DIR --preset nano` makes one".to_owned())
+            }
+            Self::Safetensors {
+                problem: HeaderProblem::Truncated { .. } | HeaderProblem::HeaderBeyondEnd { .. } | HeaderProblem::TooShort { .. },
+                ..
+            } => Some("the file is incomplete: copy or download it again".to_owned()),
+            Self::Safetensors { .. } => Some("the file is damaged or no safetensors file: copy or download it again".to_owned()),
+            Self::Config { problem, .. } | Self::Setting(problem) => problem.hint(),
+            Self::Index { problem, .. } => problem.hint(),
+            Self::WrongShape { .. } => Some("the config and the tensors belong to different models, or the file is damaged".to_owned()),
+            Self::Packed { .. } => Some("the file is damaged: copy or download it again".to_owned()),
+            Self::UnsupportedLayout { .. } => Some("use a checkpoint in the layout of openai/gpt-oss-20b, in MXFP4 or bf16".to_owned()),
+            Self::Adapter { problem, .. } => problem.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// Says which file an error of the operating system is about.
+pub(crate) trait InFile<T> {
+    /// Names the file and what was tried with it.
+    fn in_file(self, action: &'static str, path: &Path) -> Result<T>;
+}
+
+impl<T> InFile<T> for io::Result<T> {
+    fn in_file(self, action: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|source| Error::Io { action, path: path.to_owned(), source })
+    }
+}

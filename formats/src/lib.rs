@@ -1,0 +1,18 @@
+//! The files of gpt-oss: checkpoints, adapters, the tokenizer and the harmony format.
+//!
+//! This crate owns layouts and validation, and knows no tensor library: a tensor is a name, a dtype, a shape and bytes. Whatever a file
+//! says is checked before it is used: no allocation follows from a number in a file that the file's length does not bear out.
+
+#![deny(missing_docs)]
+
+pub mod checkpoint;
+pub mod dtype;
+mod error;
+pub mod harmony;
+mod json;
+mod output;
+pub mod peft;
+pub mod safetensors;
+pub mod tokenizer;
+
+pub use error::{Error, Hint, Result};
