@@ -1,0 +1,30 @@
+//! Conversations to trained tokens: reading files, recognising their shapes, rendering, weighing, packing.
+//!
+//! [`load_conversations`] reads every shape that the program knows into harmony conversations, with the file and line of
+//! each; [`samples`] turns one of them into what is trained; [`load_dataset`] does both for a whole dataset, applies the
+//! rule for over-long samples and counts what happened. Nothing here knows the model: a [`Sample`] is ids and weights.
+
+mod conversation;
+mod dataset;
+mod error;
+mod field;
+mod options;
+mod packing;
+mod pieces;
+mod sample;
+mod shape;
+mod shapes;
+mod source;
+mod statistics;
+mod turns;
+
+pub use conversation::{Body, LoadedConversation, load_conversations};
+pub use dataset::{Dataset, load_dataset, split_validation};
+pub use error::{DataError, NameKind, NothingToTrain, Place};
+pub use options::{ChannelWeights, DatasetOptions, Overlong, SampleOptions, Turns};
+pub use packing::pack;
+pub use pieces::{Piece, pieces};
+pub use sample::{Sample, SampleOrigin, TrainedTokens, render_whole};
+pub use shape::Shape;
+pub use statistics::{LengthHistogram, Statistics};
+pub use turns::samples;

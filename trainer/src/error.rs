@@ -1,0 +1,250 @@
+//! What can go wrong in the trainer.
+
+use std::path::PathBuf;
+
+use tch::TchError;
+
+/// The result of the trainer's fallible functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong: the thing, the place, what was expected and what was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// libtorch refused an operation, or ran out of memory in it.
+    #[error("`{operation}` failed on shapes {shapes:?}")]
+    Torch {
+        /// The operation of the `ops` module.
+        operation: &'static str,
+        /// Shapes of its tensor arguments.
+        shapes: Vec<Vec<i64>>,
+        /// What libtorch said.
+        #[source]
+        source: TchError,
+    },
+    /// A tensor has other dimensions than the operation takes.
+    #[error("`{operation}` takes `{tensor}` as {expected}, found shape {found:?}")]
+    Shape {
+        /// The operation.
+        operation: &'static str,
+        /// The argument.
+        tensor: &'static str,
+        /// The expected dims, by letter.
+        expected: &'static str,
+        /// The shape it has.
+        found: Vec<i64>,
+    },
+    /// A loss or gradient that is no number.
+    #[error("{what} is not a finite number at step {step}{samples}")]
+    NotFinite {
+        /// What was not finite, such as `the loss`.
+        what: String,
+        /// The training step, counted from 1.
+        step: usize,
+        /// Where the samples of the step come from, beginning with a comma, or empty.
+        samples: String,
+    },
+    /// A weight of the checkpoint that is no number.
+    #[error("`{tensor}` in {path} holds a value that is not a finite number")]
+    NotFiniteWeight {
+        /// Name in the checkpoint.
+        tensor: String,
+        /// The checkpoint.
+        path: PathBuf,
+    },
+    /// A weight that the written model needs and the trained one does not have.
+    #[error("the trained model has no `{tensor}`")]
+    MissingWeight {
+        /// Its name in a checkpoint.
+        tensor: String,
+    },
+    /// A token id outside the vocabulary of the model.
+    #[error("token {token} is outside the model's vocabulary of {vocabulary}")]
+    TokenOutsideVocabulary {
+        /// The id.
+        token: i64,
+        /// Number of rows of the embedding.
+        vocabulary: usize,
+    },
+    /// A sequence that exceeds what the model's positions reach.
+    #[error("a sequence of {length} tokens exceeds the model's {limit} positions")]
+    TooLong {
+        /// Tokens in the sequence.
+        length: usize,
+        /// `max_position_embeddings`.
+        limit: usize,
+    },
+    /// An adapter that does not fit the model.
+    #[error("adapter {path} does not fit the model: {tensor} has shape {found:?}, expected {expected:?}")]
+    AdapterShape {
+        /// The adapter directory.
+        path: PathBuf,
+        /// The adapted weight.
+        tensor: String,
+        /// Expected shape of the half that differs.
+        expected: Vec<usize>,
+        /// Its shape.
+        found: Vec<usize>,
+    },
+    /// An adapter whose content contradicts the recipe that continues it.
+    #[error("initial adapter {path}: {what} is {found}, but the recipe says {expected}")]
+    AdapterRecipe {
+        /// The adapter directory.
+        path: PathBuf,
+        /// The setting, as a recipe key.
+        what: &'static str,
+        /// The value of the recipe.
+        expected: String,
+        /// The value of the adapter.
+        found: String,
+    },
+    /// A layer index of the recipe that the model does not have.
+    #[error("`lora.layers` names layer {layer}, but the model has {num_layers}")]
+    NoSuchLayer {
+        /// The index.
+        layer: usize,
+        /// Layers of the model.
+        num_layers: usize,
+    },
+    /// A run directory that cannot be used as the recipe asks.
+    #[error("run directory {path} {problem}")]
+    RunDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What stands in the way.
+        problem: RunDirectoryProblem,
+    },
+    /// A checkpoint that belongs to another recipe, model or dataset.
+    #[error("checkpoint {path} was written with another {what}")]
+    CheckpointMismatch {
+        /// The checkpoint directory.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+    },
+    /// A plan that needs more than the machine has.
+    #[error("this run needs about {needed_bytes} bytes of {resource}, but {available_bytes} are free{place}")]
+    DoesNotFit {
+        /// `memory` or `disk space`.
+        resource: &'static str,
+        /// Bytes needed, by estimate.
+        needed_bytes: u64,
+        /// Bytes free now.
+        available_bytes: u64,
+        /// Where, beginning with a space, or empty.
+        place: String,
+    },
+    /// A stop that was asked for by a signal; the checkpoint is written.
+    #[error("interrupted at step {step}; checkpoint written to {checkpoint}")]
+    Interrupted {
+        /// Steps done.
+        step: usize,
+        /// The checkpoint.
+        checkpoint: PathBuf,
+    },
+    /// A file that could not be read or written.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried: `read`, `write`, `create`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A JSON file that is not what it should be.
+    #[error("{path} is not the JSON that was expected")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Place and reason.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Trouble with a checkpoint, adapter or tokenizer file.
+    #[error(transparent)]
+    Format(#[from] ft_formats::Error),
+    /// Trouble with a dataset.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// Trouble with a recipe.
+    #[error(transparent)]
+    Recipe(#[from] crate::recipe::RecipeError),
+}
+
+/// Why a run directory cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunDirectoryProblem {
+    /// It holds a run, and the run was not asked to go on.
+    #[error("already holds a run")]
+    HoldsRun,
+    /// Another process trains in it.
+    #[error("is in use by another process")]
+    InUse,
+}
+
+impl Error {
+    /// True when memory, on the host or on the device, or disk space ran out.
+    #[must_use]
+    pub fn is_out_of_resources(&self) -> bool {
+        match self {
+            Self::Torch { source: TchError::Torch(text), .. } => {
+                let text = text.to_ascii_lowercase();
+                text.contains("out of memory") || text.contains("not enough memory") || text.contains("can't allocate memory")
+            }
+            Self::DoesNotFit { .. } => true,
+            Self::Io { source, .. } => {
+                matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::OutOfMemory)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl ft_formats::Hint for Error {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Format(error) => error.hint(),
+            Self::Data(error) => error.hint(),
+            Self::Recipe(error) => error.hint(),
+            Self::NotFinite { .. } => Some(
+                "lower `optimizer.learning_rate`, lengthen `schedule.warmup_fraction`, or look at the named samples with `ft preview`; \
+                 the last checkpoint is from before this step, and `--resume` goes on from it"
+                    .to_owned(),
+            ),
+            Self::RunDirectory { problem: RunDirectoryProblem::HoldsRun, .. } => {
+                Some("go on with it by `--resume`, or choose another `output.name`".to_owned())
+            }
+            Self::CheckpointMismatch { .. } => {
+                Some("resume with the recipe saved in the run directory, or choose another `output.name`".to_owned())
+            }
+            Self::DoesNotFit { resource: "memory", .. } => Some(
+                "lower `dataset.max_tokens` or `training.batch_sequences`, set `training.checkpoint_activations = true` or \
+                 `training.dtype = \"bf16\"`, or train `[lora]` instead of `[full]`"
+                    .to_owned(),
+            ),
+            Self::DoesNotFit { .. } => Some("free some space, lower `checkpoint.keep`, or choose another `output.directory`".to_owned()),
+            Self::Torch { .. } if self.is_out_of_resources() => {
+                Some("lower `dataset.max_tokens` or `training.batch_sequences`, or set `training.checkpoint_activations = true`".to_owned())
+            }
+            Self::NoSuchLayer { num_layers, .. } => Some(format!("layers count from 0 to {}", num_layers.saturating_sub(1))),
+            Self::TooLong { .. } => Some("lower `dataset.max_tokens`".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// The message of `error` and of all its sources on one line.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,90 @@
+//! Linear layers, and the low-rank updates that training adds to them.
+
+use tch::Tensor;
+
+use crate::error::Result;
+use crate::torch::functions::{Groups, LogitTerm, grouped_matmul};
+use crate::torch::ops::{add, cast, linear, scale, transpose};
+
+/// A trainable update `scaling * B A` of a weight, held in f32 and computed with in the type of its input.
+#[derive(Debug)]
+pub struct LowRank {
+    /// [rank, in], or [e, rank, in] for experts.
+    pub a: Tensor,
+    /// [out, rank], or [e, out, rank] for experts.
+    pub b: Tensor,
+    /// Alpha over rank, or over its root.
+    pub scaling: f64,
+}
+
+impl LowRank {
+    /// `scaling * (input A^T) B^T`.
+    ///
+    /// # Shapes
+    /// `input` [t, in]; gives [t, out].
+    ///
+    /// # Errors
+    /// [`crate::Error::Torch`] on shapes that do not fit.
+    pub fn delta(&self, input: &Tensor) -> Result<Tensor> {
+        linear(&self.narrow(input)?, &cast(&self.b, input.kind())?, None)
+    }
+
+    /// `scaling * input A^T`: the input at the rank's width.
+    fn narrow(&self, input: &Tensor) -> Result<Tensor> {
+        scale(&linear(input, &cast(&self.a, input.kind())?, None)?, self.scaling)
+    }
+
+    /// The same for rows sorted by expert, each with its expert's halves.
+    ///
+    /// # Shapes
+    /// `input_ri` [r, in]; gives [r, out].
+    ///
+    /// # Errors
+    /// [`crate::Error::Torch`] on shapes that do not fit.
+    pub fn grouped_delta(&self, input_ri: &Tensor, groups: &Groups) -> Result<Tensor> {
+        let a = transpose(&cast(&self.a, input_ri.kind())?, 1, 2)?;
+        let b = transpose(&cast(&self.b, input_ri.kind())?, 1, 2)?;
+        let narrow = scale(&grouped_matmul(input_ri, &a, None, groups)?, self.scaling)?;
+        grouped_matmul(&narrow, &b, None, groups)
+    }
+}
+
+/// `x W^T + b`, plus a low-rank update where one is trained.
+#[derive(Debug)]
+pub struct Linear {
+    /// [out, in].
+    pub weight: Tensor,
+    /// [out].
+    pub bias: Option<Tensor>,
+    /// The trained update.
+    pub update: Option<LowRank>,
+}
+
+impl Linear {
+    /// # Shapes
+    /// `input` [t, in]; gives [t, out] in the type of the input.
+    ///
+    /// # Errors
+    /// [`crate::Error::Torch`] on shapes that do not fit.
+    pub fn forward(&self, input: &Tensor) -> Result<Tensor> {
+        let kind = input.kind();
+        let bias = self.bias.as_ref().map(|bias| cast(bias, kind)).transpose()?;
+        let output = linear(input, &cast(&self.weight, kind)?, bias.as_ref())?;
+        match &self.update {
+            Some(update) => add(&output, &update.delta(input)?),
+            None => Ok(output),
+        }
+    }
+
+    /// The layer as summands of logits: the weight, and the update at its rank.
+    ///
+    /// # Errors
+    /// [`crate::Error::Torch`] on shapes that do not fit.
+    pub fn logit_terms(&self, input_nd: &Tensor) -> Result<Vec<LogitTerm>> {
+        let mut terms = vec![LogitTerm { input_ni: input_nd.shallow_clone(), weight_vi: self.weight.shallow_clone() }];
+        if let Some(update) = &self.update {
+            terms.push(LogitTerm { input_ni: update.narrow(input_nd)?, weight_vi: update.b.shallow_clone() });
+        }
+        Ok(terms)
+    }
+}

@@ -1,0 +1,9 @@
+//! From gradients to the next weights.
+
+pub mod adamw;
+pub mod clipping;
+pub mod schedule;
+
+pub use adamw::{AdamW, AdamWOptions};
+pub use clipping::clip;
+pub use schedule::Schedule;

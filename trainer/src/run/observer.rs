@@ -1,0 +1,72 @@
+//! What a run tells whoever watches it.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::plan::PlanReport;
+
+/// Figures of one step, as a line of `metrics.jsonl` holds them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepReport {
+    /// Steps done, counted from 1.
+    pub step: usize,
+    /// Weighted mean cross entropy of the step's trained tokens, in nats, before the update.
+    pub loss: f64,
+    /// Learning rate of the update.
+    pub learning_rate: f64,
+    /// Norm of all gradients together, before clipping.
+    pub gradient_norm: f64,
+    /// Tokens in the step.
+    pub tokens: usize,
+    /// Tokens in the step with a loss weight.
+    pub trained_tokens: usize,
+    /// Duration of the step.
+    pub step_seconds: f64,
+    /// Tokens over seconds.
+    pub tokens_per_second: f64,
+    /// Trained tokens over seconds.
+    pub trained_tokens_per_second: f64,
+    /// Passes over the dataset, as a fraction, after the step.
+    pub epoch: f64,
+    /// Largest resident memory of the process so far.
+    pub peak_memory_bytes: u64,
+}
+
+/// Figures of one evaluation, as a line of `metrics.jsonl` holds them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EvaluationReport {
+    /// Steps done.
+    pub step: usize,
+    /// Weighted mean cross entropy over the validation samples, in nats.
+    pub validation_loss: f64,
+    /// Tokens with a loss weight.
+    pub validation_trained_tokens: usize,
+    /// Duration.
+    pub validation_seconds: f64,
+}
+
+/// Receives a run's events, in order. The default of each does nothing.
+#[expect(unused_variables, reason = "the names document the arguments")]
+pub trait Observer {
+    /// Reading the model: `bytes` more of `total_bytes`.
+    fn loading(&mut self, bytes: u64, total_bytes: u64) {}
+    /// The run is about to begin, or to go on after `steps_done`.
+    fn started(&mut self, plan: &PlanReport, steps_done: usize) {}
+    /// A step is done.
+    fn step(&mut self, report: &StepReport) {}
+    /// An evaluation is done.
+    fn evaluation(&mut self, report: &EvaluationReport) {}
+    /// A prompt was answered: `markdown` is what `samples.md` holds.
+    fn sample(&mut self, step: usize, markdown: &str) {}
+    /// A checkpoint is complete on disk.
+    fn checkpoint(&mut self, step: usize, path: &Path) {}
+    /// Something that the user should know, though the run goes on.
+    fn warning(&mut self, message: &str) {}
+}
+
+/// An observer that does nothing.
+#[derive(Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {}

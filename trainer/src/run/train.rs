@@ -1,0 +1,272 @@
+//! The training loop.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use ft_formats::checkpoint::Checkpoint;
+use tch::Tensor;
+
+use super::checkpoint::{self, RunState};
+use super::directory::{Log, RunDirectory, write_atomically};
+use super::evaluation::evaluate;
+use super::observer::{Observer, StepReport};
+use super::outcome::TrainOutcome;
+use super::plan::{self, PlanReport};
+use super::result::write_model;
+use super::samples;
+use super::session::{self, Samples, Session, Trained};
+use super::signals::StopRequest;
+use crate::data::Sample;
+use crate::error::{Error, Result};
+use crate::loss::{Batch, loss, total_weight};
+use crate::optimizer::{Schedule, clip};
+use crate::recipe::Recipe;
+use crate::torch::device::peak_memory_bytes;
+use crate::torch::ops::{Named, scalar, zeros};
+
+/// How to run a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct TrainOptions {
+    /// Go on from the newest valid checkpoint, or begin where there is none.
+    pub resume: bool,
+}
+
+/// Trains what `recipe` says, and writes the run directory.
+///
+/// # Errors
+/// Anything wrong with recipe, model, data or machine, before the first step where it can be known;
+/// [`Error::NotFinite`] and [`Error::Interrupted`] in the midst of it.
+pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<TrainOutcome> {
+    let started = Instant::now();
+    let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
+    let samples = session::read_samples(recipe)?;
+    let plan = plan::report(recipe, &checkpoint, &samples)?;
+    plan.check_fits()?;
+    let directory = RunDirectory::open(&plan.run_directory, options.resume)?;
+    let stop =
+        StopRequest::listen().map_err(|source| Error::Io { action: "listen for signals in", path: directory.path().into(), source })?;
+    let mut run = Run::open(recipe, &checkpoint, samples, directory, observer)?;
+    write_atomically(&run.directory.path().join("recipe.toml"), recipe.to_toml().as_bytes())?;
+    observer.started(&plan, run.state.step);
+    while run.state.step < run.schedule.total_steps {
+        run.step(observer)?;
+        if stop.is_asked() {
+            let path = run.save(observer)?;
+            return Err(Error::Interrupted { step: run.state.step, checkpoint: path });
+        }
+    }
+    let (kind, result) = run.write_result(&checkpoint)?;
+    Ok(TrainOutcome {
+        run_directory: run.directory.path().to_path_buf(),
+        result,
+        kind,
+        steps: run.state.step,
+        first_loss: run.state.first_loss,
+        last_loss: run.state.last_loss,
+        validation_loss: run.state.validation_loss,
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// A run under way.
+struct Run<'a> {
+    recipe: &'a Recipe,
+    samples: Samples,
+    schedule: Schedule,
+    session: Session,
+    directory: RunDirectory,
+    metrics: Log,
+    answers: Log,
+    state: RunState,
+}
+
+impl<'a> Run<'a> {
+    /// Loads the model, and the newest checkpoint where the run directory has one.
+    fn open(
+        recipe: &'a Recipe,
+        checkpoint: &Checkpoint,
+        samples: Samples,
+        directory: RunDirectory,
+        observer: &mut dyn Observer,
+    ) -> Result<Self> {
+        let identity = session::identity(recipe, checkpoint, &samples)?;
+        let schedule = session::schedule(recipe, &samples.batches);
+        let mut session = Session::open(recipe, checkpoint, observer)?;
+        let (newest, passed_over) = checkpoint::newest(&directory.checkpoints())?;
+        for message in passed_over {
+            observer.warning(&message);
+        }
+        let state = match newest {
+            Some((path, state)) => {
+                checkpoint::restore(&path, &state, &identity, &session.trainables, &mut session.optimizer)?;
+                state
+            }
+            None => RunState {
+                version: 1,
+                step: 0,
+                identity,
+                metrics_bytes: 0,
+                samples_bytes: 0,
+                first_loss: None,
+                last_loss: None,
+                validation_loss: None,
+            },
+        };
+        let metrics = Log::open(directory.path().join("metrics.jsonl"), state.metrics_bytes)?;
+        let answers = Log::open(directory.path().join("samples.md"), state.samples_bytes)?;
+        Ok(Self { recipe, samples, schedule, session, directory, metrics, answers, state })
+    }
+
+    /// One step, and what falls due after it.
+    fn step(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let report = self.update()?;
+        self.metrics.append_json(&report)?;
+        observer.step(&report);
+        self.state.step = report.step;
+        self.state.first_loss.get_or_insert(report.loss);
+        self.state.last_loss = Some(report.loss);
+        let is_last = report.step == self.schedule.total_steps;
+        let is_due = |every: usize| is_last || (every > 0 && report.step % every == 0);
+        if is_due(self.recipe.evaluation.every_steps) && !self.samples.validation.samples.is_empty() {
+            let batch = self.recipe.training.batch_sequences;
+            let evaluation = evaluate(&self.session.model, &self.samples.validation.samples, batch, report.step)?;
+            self.metrics.append_json(&evaluation)?;
+            self.state.validation_loss = Some(evaluation.validation_loss);
+            observer.evaluation(&evaluation);
+        }
+        if is_due(self.recipe.sampling.every_steps) && !self.recipe.sampling.prompts.is_empty() {
+            let markdown = samples::answers(&self.session.model, &self.recipe.sampling.prompts, report.step)?;
+            self.answers.append(&markdown)?;
+            observer.sample(report.step, &markdown);
+        }
+        if is_due(self.recipe.checkpoint.every_steps) {
+            self.save(observer)?;
+        }
+        Ok(())
+    }
+
+    /// Forward, backward, clip, optimizer step.
+    fn update(&mut self) -> Result<StepReport> {
+        let start = Instant::now();
+        let done = self.state.step;
+        let batches: Vec<Vec<&Sample>> = self
+            .samples
+            .batches
+            .step(done)
+            .iter()
+            .map(|batch| batch.iter().map(|&sample| &self.samples.train.samples[sample]).collect())
+            .collect();
+        let step_samples = || batches.iter().flatten().copied();
+        let whole = total_weight(step_samples());
+        let (mut step_loss, mut trained_tokens) = (0.0, 0);
+        for samples in &batches {
+            let batch = Batch::new(samples.iter().copied(), &self.session.model)?;
+            trained_tokens += batch.targets_n.numel();
+            let loss = loss(&self.session.model, &batch, whole, self.recipe.training.checkpoint_activations)?;
+            step_loss += scalar(&loss)?;
+            if loss.requires_grad() {
+                loss.f_backward().named("backward", &[])?;
+            }
+        }
+        let not_finite = |what: &str| Error::NotFinite { what: what.to_owned(), step: done + 1, samples: origins(step_samples()) };
+        if !step_loss.is_finite() {
+            return Err(not_finite("the loss"));
+        }
+        let mut gradients = self.take_gradients()?;
+        let gradient_norm = clip(&mut gradients, self.recipe.optimizer.max_gradient_norm)?;
+        if !gradient_norm.is_finite() {
+            return Err(not_finite("the gradient"));
+        }
+        let learning_rate = self.schedule.learning_rate(done);
+        let mut leaves: Vec<Tensor> = self.session.trainables.iter().map(|trainable| trainable.tensor.detach()).collect();
+        self.session.optimizer.step(&mut leaves, &gradients, learning_rate)?;
+
+        let tokens = step_samples().map(|sample| sample.ids.len()).sum();
+        let step_seconds = start.elapsed().as_secs_f64();
+        Ok(StepReport {
+            step: done + 1,
+            loss: step_loss,
+            learning_rate,
+            gradient_norm,
+            tokens,
+            trained_tokens,
+            step_seconds,
+            tokens_per_second: per_second(tokens, step_seconds),
+            trained_tokens_per_second: per_second(trained_tokens, step_seconds),
+            epoch: per_second(done + 1, per_second(self.samples.batches.steps_per_epoch(), 1.0)),
+            peak_memory_bytes: peak_memory_bytes(),
+        })
+    }
+
+    /// The gradient of every leaf, zeros where none arrived (an expert that no token chose), and none left behind.
+    fn take_gradients(&self) -> Result<Vec<Tensor>> {
+        self.session
+            .trainables
+            .iter()
+            .map(|trainable| {
+                let gradient = trainable.tensor.f_grad().named("gradient", &[])?;
+                if !gradient.defined() {
+                    return zeros(&trainable.tensor.size(), trainable.tensor.kind(), trainable.tensor.device());
+                }
+                let taken = gradient.f_contiguous().and_then(|gradient| gradient.f_detach()).named("gradient", &[])?;
+                crate::torch::autograd::clear_gradient(&trainable.tensor)?;
+                Ok(taken)
+            })
+            .collect()
+    }
+
+    fn save(&mut self, observer: &mut dyn Observer) -> Result<PathBuf> {
+        self.state.metrics_bytes = self.metrics.length();
+        self.state.samples_bytes = self.answers.length();
+        let path = checkpoint::write(
+            &self.directory.checkpoints(),
+            &self.state,
+            &self.session.trainables,
+            &self.session.optimizer,
+            self.recipe.checkpoint.keep,
+        )?;
+        observer.checkpoint(self.state.step, &path);
+        Ok(path)
+    }
+
+    /// The adapter or the model, in the format that others read.
+    fn write_result(&mut self, checkpoint: &Checkpoint) -> Result<(&'static str, PathBuf)> {
+        match &self.session.trained {
+            Trained::Adapter(adapter) => {
+                let path = self.directory.path().join("adapter");
+                adapter.write(&path, &self.recipe.model.path)?;
+                Ok(("adapter", path))
+            }
+            Trained::Everything => {
+                let path = self.directory.path().join("model");
+                write_model(&path, checkpoint, &self.session.trainables, self.session.model.kind)?;
+                Ok(("model", path))
+            }
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn per_second(count: usize, seconds: f64) -> f64 {
+    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+}
+
+/// `, in FILE:LINE, ...`: where the samples of a step come from.
+fn origins<'a>(samples: impl Iterator<Item = &'a Sample>) -> String {
+    let mut names: Vec<String> = samples.map(|sample| sample.origin.to_string()).collect();
+    names.dedup();
+    let more = names.len().saturating_sub(8);
+    names.truncate(8);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!(", in a step of {}{more}", names.join(", "))
+}
+
+/// What a run of `recipe` would do and need, without doing it.
+///
+/// # Errors
+/// Anything wrong with recipe, model or data.
+pub fn plan_of(recipe: &Recipe) -> Result<PlanReport> {
+    let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
+    let samples = session::read_samples(recipe)?;
+    plan::report(recipe, &checkpoint, &samples)
+}

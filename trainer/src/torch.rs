@@ -1,0 +1,9 @@
+//! The thin layer over `tch`: fallible operators with named errors, devices, tensors from bytes, and autograd functions in Rust.
+//!
+//! Nothing outside this room calls a `tch` method that panics.
+
+pub mod autograd;
+pub mod device;
+pub mod functions;
+pub mod host;
+pub mod ops;

@@ -1,0 +1,19 @@
+//! Kernels for the CPU, and contiguous host tensors as slices.
+//!
+//! Each kernel is one plain loop, compiled for several instruction sets; the best that the machine has is chosen at run time. No
+//! operation is reordered or fused, so all of them give the same bits.
+
+mod adamw;
+mod cross_entropy;
+mod dispatch;
+mod element;
+mod exponential;
+mod parallel;
+mod slices;
+mod swiglu;
+
+pub use adamw::{AdamWFactors, adamw};
+pub use cross_entropy::{Row, cross_entropy_rows};
+pub use element::Element;
+pub use slices::{elements, elements_mut, floats, floats_mut, is_host};
+pub use swiglu::{swiglu_backward_rows, swiglu_rows};
