@@ -1,0 +1,32 @@
+//! The verbs.
+
+pub(crate) mod chat;
+pub(crate) mod generate;
+pub(crate) mod init;
+pub(crate) mod inspect;
+pub(crate) mod logits;
+pub(crate) mod plan;
+pub(crate) mod preview;
+pub(crate) mod recipes;
+pub(crate) mod render;
+pub(crate) mod train;
+
+use crate::arguments::Verb;
+use crate::error::Result;
+use crate::terminal::Terminal;
+
+/// Does what `verb` says.
+pub(crate) fn run(verb: &Verb, terminal: &Terminal) -> Result<()> {
+    match verb {
+        Verb::Init(arguments) => init::run(arguments, terminal),
+        Verb::Train(arguments) => train::run(arguments, terminal),
+        Verb::Plan(arguments) => plan::run(arguments, terminal),
+        Verb::Preview(arguments) => preview::run(arguments, terminal),
+        Verb::Render(arguments) => render::run(arguments, terminal),
+        Verb::Generate(arguments) => generate::run(arguments, terminal),
+        Verb::Chat(arguments) => chat::run(arguments, terminal),
+        Verb::Logits(arguments) => logits::run(arguments, terminal),
+        Verb::Inspect(arguments) => inspect::run(arguments, terminal),
+        Verb::Recipes(arguments) => recipes::run(arguments, terminal),
+    }
+}

@@ -1,0 +1,28 @@
+//! `ft`: words in, words out. Each verb has a file in `commands`; tensors are the trainer's business, bytes those of the formats.
+
+mod answer;
+mod arguments;
+mod commands;
+mod embedded;
+mod error;
+mod failure;
+mod json;
+mod marks;
+mod progress;
+mod report;
+mod terminal;
+mod units;
+mod watch;
+
+use std::process::ExitCode;
+
+use terminal::Terminal;
+
+fn main() -> ExitCode {
+    let terminal = Terminal::detect();
+    failure::take_panics(&terminal);
+    match arguments::parse() {
+        Ok(verb) => commands::run(&verb, &terminal).map_or_else(|error| failure::show(&error, &terminal), |()| ExitCode::SUCCESS),
+        Err(code) => code,
+    }
+}

@@ -1,0 +1,197 @@
+//! A plan and the counts of a dataset, in words.
+
+use ft_trainer::data::{LengthHistogram, Shape, Statistics};
+use ft_trainer::recipe::{Layers, Recipe};
+use ft_trainer::run::PlanReport;
+
+use crate::terminal::Palette;
+use crate::units::{bytes, counted, duration, parameters, share, whole};
+
+/// Width of the first column.
+const LABEL: usize = 12;
+
+/// Cells of the longest bar of a histogram.
+const BAR: usize = 40;
+
+/// What will be trained, on what, and where it goes.
+pub(crate) fn header(plan: &PlanReport, recipe: &Recipe, palette: Palette) -> String {
+    let line = |label: &str, text: String| format!("{}{text}\n", palette.heading(&format!("{label:LABEL$}")));
+    let determinism = if recipe.training.deterministic || plan.device == "cpu" { "repeats exactly" } else { "repeats within rounding" };
+    let mut text = line("model", format!("{}, {} parameters", plan.model.display(), parameters(plan.total_parameters)));
+    text += &line("training", training(plan, recipe));
+    text += &line("data", data(&plan.dataset));
+    if plan.validation_samples > 0 {
+        text += &line("", format!("{} to train on, {} held out", samples(plan.train_samples), samples(plan.validation_samples)));
+    }
+    text += &line("", trained(&plan.dataset));
+    text += &line(
+        "batches",
+        format!(
+            "{} of at most {} tokens, {:.0}% full; {} x {} in a step",
+            counted(plan.sequences, if recipe.dataset.packing { "pack" } else { "sequence" }),
+            whole(recipe.dataset.max_tokens as u64),
+            plan.packing_efficiency * 100.0,
+            recipe.training.batch_sequences,
+            recipe.training.accumulation_steps,
+        ),
+    );
+    text += &line(
+        "run",
+        format!(
+            "{} ({} in an epoch), about {} tokens, learning rate {:e} with {} of warm-up; {} {}, {determinism}",
+            counted(plan.steps, "step"),
+            plan.steps_per_epoch,
+            whole(plan.tokens),
+            recipe.optimizer.learning_rate,
+            counted(plan.warmup_steps, "step"),
+            plan.dtype,
+            if plan.device == "cpu" { "on the CPU".to_owned() } else { format!("on {}", plan.device) },
+        ),
+    );
+    let free = |available: Option<u64>| available.map_or(String::new(), |free| format!(" of {} free", bytes(free)));
+    text += &line("memory", format!("about {}{}", bytes(plan.memory_bytes), free(plan.memory_available_bytes)));
+    text +=
+        &line("output", format!("{}, about {}{}", plan.run_directory.display(), bytes(plan.disk_bytes), free(plan.disk_available_bytes)));
+    text.trim_end().to_owned()
+}
+
+/// Memory, class by class.
+pub(crate) fn memory(plan: &PlanReport) -> String {
+    let classes = plan.memory.iter().filter(|class| class.bytes > 0);
+    let lines: Vec<String> = classes.map(|class| format!("  {:LABEL$}  {:>9}", class.name, bytes(class.bytes))).collect();
+    lines.join("\n")
+}
+
+/// What is odd about a dataset, though it can be trained on.
+pub(crate) fn data_warnings(statistics: &Statistics) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if statistics.truncated > 0 {
+        warnings.push(format!(
+            "{} cut at `dataset.max_tokens`: their ends, and their stop tokens, are not trained",
+            samples(statistics.truncated)
+        ));
+    }
+    if statistics.dropped > 0 {
+        warnings.push(format!("{} left out for their length", samples(statistics.dropped)));
+    }
+    if statistics.untrained > 0 {
+        warnings.push(format!("{} left out: every message in them has loss weight 0", counted(statistics.untrained, "turn")));
+    }
+    if !statistics.ignored_keys.is_empty() {
+        let keys: Vec<String> = statistics.ignored_keys.iter().map(|(key, count)| format!("`{key}` ({count})")).collect();
+        warnings.push(format!("keys of the data that mean nothing here: {}", keys.join(", ")));
+    }
+    warnings
+}
+
+/// Conversations and samples of a dataset.
+pub(crate) fn data(statistics: &Statistics) -> String {
+    let shapes = &statistics.shapes;
+    let named = |(shape, count): (&Shape, &usize)| match shapes.len() {
+        1 => format!("`{}`", shape.as_str()),
+        _ => format!("{} of `{}`", whole(*count as u64), shape.as_str()),
+    };
+    format!(
+        "{} (shape {}), {} of {} to {} tokens",
+        counted(statistics.conversations, "conversation"),
+        shapes.iter().map(named).collect::<Vec<_>>().join(", "),
+        samples(statistics.samples),
+        whole(statistics.lengths.shortest as u64),
+        whole(statistics.lengths.longest as u64),
+    )
+}
+
+/// Tokens of a dataset, and those with a weight by channel.
+pub(crate) fn trained(statistics: &Statistics) -> String {
+    let all = statistics.trained;
+    let channels: Vec<String> = [("analysis", all.analysis), ("commentary", all.commentary), ("final", all.final_), ("text", all.text)]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name} {}", whole(count as u64)))
+        .collect();
+    format!(
+        "{} tokens, {} trained ({}): {}",
+        whole(statistics.tokens as u64),
+        whole(all.total() as u64),
+        share(all.total() as u64, statistics.tokens as u64),
+        channels.join(", ")
+    )
+}
+
+/// Lengths as bars.
+pub(crate) fn histogram(lengths: &LengthHistogram) -> String {
+    let most = lengths.buckets.iter().map(|(_, count)| *count).max().unwrap_or(0).max(1);
+    let lines: Vec<String> = lengths
+        .buckets
+        .iter()
+        .map(|(bound, count)| {
+            let cells = (count * BAR).div_ceil(most);
+            let line = format!("  up to {:>7} {:>8}  {}", whole(*bound as u64), whole(*count as u64), "#".repeat(cells));
+            line.trim_end().to_owned()
+        })
+        .collect();
+    lines.join("\n")
+}
+
+/// How long something took and how fast it was.
+pub(crate) fn speed(tokens: usize, seconds: f64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
+    let rate = if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 };
+    format!("{} in {}, {rate:.1} tokens/s", counted(tokens, "token"), duration(seconds))
+}
+
+fn samples(count: usize) -> String {
+    counted(count, "sample")
+}
+
+fn training(plan: &PlanReport, recipe: &Recipe) -> String {
+    let part = format!("{} of them ({})", parameters(plan.trained_parameters), share(plan.trained_parameters, plan.total_parameters));
+    let Some(lora) = recipe.lora() else { return "every weight".to_owned() };
+    let targets: Vec<String> = lora.targets.iter().map(word).collect();
+    let layers = match &lora.layers {
+        Layers::All => "all layers".to_owned(),
+        Layers::List(list) => format!("layers {list:?}"),
+    };
+    let from = lora.initial_adapter.as_ref().map_or(String::new(), |path| format!(", from {}", path.display()));
+    let kind = if lora.rslora { "rsLoRA" } else { "LoRA" };
+    format!(
+        "{kind} of rank {}, alpha {}, on {} of {layers}{from}: {} in {}",
+        lora.rank,
+        lora.alpha,
+        targets.join(", "),
+        part.replace(" of them", " parameters"),
+        counted(plan.trained_tensors, "weight")
+    )
+}
+
+/// A setting's word as the recipe spells it.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_bar_is_the_most_frequent_length() {
+        let lengths = LengthHistogram { shortest: 3, median: 5, longest: 20, buckets: vec![(4, 2), (8, 80), (16, 0), (32, 1)] };
+        let text = histogram(&lengths);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "  up to       4        2  #");
+        assert_eq!(lines[1].matches('#').count(), BAR);
+        assert_eq!(lines[2], "  up to      16        0");
+        assert_eq!(lines[3].matches('#').count(), 1);
+    }
+
+    #[test]
+    fn odd_data_is_named() {
+        assert!(data_warnings(&Statistics::default()).is_empty());
+        let statistics =
+            Statistics { truncated: 2, dropped: 1, untrained: 3, ignored_keys: [("id".to_owned(), 4)].into(), ..Statistics::default() };
+        let warnings = data_warnings(&statistics);
+        assert_eq!(warnings.len(), 4);
+        assert!(warnings[0].starts_with("2 samples cut"), "{warnings:?}");
+        assert!(warnings[3].contains("`id` (4)"), "{warnings:?}");
+    }
+}
