@@ -1,0 +1,45 @@
+# make quickstart   a small gpt-oss model learns on this machine, then answers
+# make install      puts `ft` on the PATH
+# make test         everything, against transformers, PEFT and openai-harmony
+# make lint         formatting and clippy
+# make bench        a training step of ft against one of transformers + PEFT
+
+CARGO ?= cargo
+PREFIX ?= $(or $(CARGO_HOME),$(HOME)/.cargo)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+FT := $(TARGET)/release/ft
+MODEL := models/nano
+RUN := runs/quickstart
+QUESTION := How do I reverse a string in Python?
+
+.PHONY: build setup quickstart test peers lint bench install
+
+build: setup
+	$(CARGO) build --release --locked
+
+setup:
+	@python3 scripts/libtorch.py
+
+quickstart: build
+	@test -e $(MODEL)/config.json || $(FT) init $(MODEL) --preset nano
+	@$(FT) train recipes/quickstart.toml $(if $(wildcard $(RUN)),--resume)
+	@$(FT) generate $(RUN)/model --prompt "$(QUESTION)" --max-tokens 400 --temperature 0
+
+peers: setup
+	@sh scripts/peers.sh
+
+test: peers
+	$(CARGO) build --release --locked --workspace --bins --examples
+	$(CARGO) test --release --locked --workspace --exclude ft-tests
+	# One at a time: each of these runs ft and its peers on all cores.
+	$(CARGO) test --release --locked --package ft-tests -- --test-threads=1
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+
+bench: peers build
+	.venv/bin/python bench/train_step.py $(FT)
+
+install: build
+	@sh scripts/install.sh "$(FT)" "$(PREFIX)"
