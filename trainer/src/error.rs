@@ -74,18 +74,6 @@ pub enum Error {
         /// `max_position_embeddings`.
         limit: usize,
     },
-    /// An adapter that does not fit the model.
-    #[error("adapter {path} does not fit the model: {tensor} has shape {found:?}, expected {expected:?}")]
-    AdapterShape {
-        /// The adapter directory.
-        path: PathBuf,
-        /// The adapted weight.
-        tensor: String,
-        /// Expected shape of the half that differs.
-        expected: Vec<usize>,
-        /// Its shape.
-        found: Vec<usize>,
-    },
     /// An adapter whose content contradicts the recipe that continues it.
     #[error("initial adapter {path}: {what} is {found}, but the recipe says {expected}")]
     AdapterRecipe {
@@ -194,6 +182,7 @@ impl Error {
                 let text = text.to_ascii_lowercase();
                 text.contains("out of memory") || text.contains("not enough memory") || text.contains("can't allocate memory")
             }
+            Self::Format(error) => error.is_out_of_resources(),
             Self::DoesNotFit { .. } => true,
             Self::Io { source, .. } => {
                 matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::OutOfMemory)

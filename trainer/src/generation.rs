@@ -4,13 +4,15 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use ft_formats::checkpoint::Checkpoint;
-use tch::{Device, Kind, Tensor};
+use tch::Tensor;
 
 use crate::adapters::lora::Adapter;
 use crate::error::Result;
 use crate::model::Transformer;
 use crate::model::weights::{Placement, load};
 use crate::random::Stream;
+use crate::recipe::TrainingDtype;
+use crate::torch::device::best;
 use crate::torch::ops::{to_f32_vec, without_graph};
 
 /// How tokens are chosen, and when to stop.
@@ -37,12 +39,12 @@ impl Generator {
     ///
     /// # Errors
     /// Those of the checkpoint's and the adapter's readers, or out of memory.
-    pub fn open(model: &Path, adapter: Option<&Path>, kind: Kind, device: Device, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
+    pub fn open(model: &Path, adapter: Option<&Path>, dtype: TrainingDtype, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
         let checkpoint = Checkpoint::open(model)?;
         let total = checkpoint.total_bytes();
-        let mut model = load(&checkpoint, Placement::uniform(kind, device), &mut |bytes| progress(bytes, total))?;
+        let mut model = load(&checkpoint, Placement::uniform(dtype.into(), best()), &mut |bytes| progress(bytes, total))?;
         if let Some(path) = adapter {
-            Adapter::from_peft(&mut model, path)?;
+            Adapter::from_peft(&mut model, checkpoint.config(), path)?;
         }
         Ok(Self { model })
     }

@@ -7,12 +7,13 @@ use ft_formats::checkpoint::Checkpoint;
 use ft_formats::dtype::Dtype;
 use ft_formats::safetensors::{SafetensorsWriter, TensorSpec};
 use serde::Deserialize;
-use tch::{Device, Kind};
 
 use crate::adapters::lora::Adapter;
 use crate::error::Result;
 use crate::model::PackedTokens;
 use crate::model::weights::{Placement, load};
+use crate::recipe::TrainingDtype;
+use crate::torch::device::best;
 use crate::torch::ops::{to_f32_vec, without_graph};
 
 /// Token ids of one sequence, or of several.
@@ -37,9 +38,7 @@ pub struct LogitsRequest<'a> {
     /// The safetensors file.
     pub output: &'a Path,
     /// Type of weights and activations.
-    pub kind: Kind,
-    /// Where to compute.
-    pub device: Device,
+    pub dtype: TrainingDtype,
 }
 
 /// Writes `logits` f32 [sequence, vocabulary], or `logits.0`, `logits.1`, ... for several sequences.
@@ -49,10 +48,10 @@ pub struct LogitsRequest<'a> {
 pub fn write_logits(request: &LogitsRequest<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<TensorSpec>> {
     let checkpoint = Checkpoint::open(request.model)?;
     let total = checkpoint.total_bytes();
-    let placement = Placement::uniform(request.kind, request.device);
+    let placement = Placement::uniform(request.dtype.into(), best());
     let mut model = load(&checkpoint, placement, &mut |bytes| progress(bytes, total))?;
     if let Some(path) = request.adapter {
-        Adapter::from_peft(&mut model, path)?;
+        Adapter::from_peft(&mut model, checkpoint.config(), path)?;
     }
     let sequences: Vec<(String, &[u32])> = match request.tokens {
         TokensInput::One(ids) => vec![("logits".to_owned(), ids)],

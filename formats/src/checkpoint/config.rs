@@ -145,8 +145,8 @@ impl Config {
     #[must_use]
     pub fn nano() -> Self {
         Self {
-            hidden_size: 128,
-            intermediate_size: 128,
+            hidden_size: 64,
+            intermediate_size: 96,
             num_hidden_layers: 4,
             num_local_experts: 8,
             num_experts_per_token: 2,
@@ -154,6 +154,8 @@ impl Config {
             num_key_value_heads: 2,
             head_dim: 32,
             layer_types: LayerType::alternating(4),
+            // Narrow layers need larger weights to pass on as much as they get.
+            initializer_range: 0.05,
             ..Self::gpt_oss_20b()
         }
     }

@@ -74,7 +74,8 @@ impl Checkpoint {
         for spec in &mut specs {
             let stored = layout.stored(spec, &config);
             let Some(&file) = by_tensor.get(&stored.name) else {
-                return Err(Error::MissingTensor { tensor: stored.name, path: home });
+                let path = if let [only] = &files[..] { only.path().to_path_buf() } else { home };
+                return Err(Error::MissingTensor { tensor: stored.name, path });
             };
             let view = files[file].tensor(&stored.name)?;
             spec.dtype = checked_dtype(spec, view, files[file].path())?;

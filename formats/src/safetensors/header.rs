@@ -143,7 +143,7 @@ pub enum HeaderProblem {
         gap: u64,
     },
     /// The file ends before its tensors do.
-    #[error("its tensors take {expected} bytes, but only {found} are there: the file is cut off")]
+    #[error("its tensors take {expected} bytes, but only {found} are there: the file is truncated")]
     Truncated {
         /// Bytes by the header.
         expected: u64,

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ft_formats::checkpoint::Projection;
+use ft_formats::checkpoint::{Config, Projection};
 use ft_formats::peft::{AdapterConfig, AdapterPair, AdapterTarget, AttentionProjection, PeftAdapter, write_adapter};
 use tch::{Device, Tensor};
 
@@ -82,25 +82,17 @@ impl Adapter {
         Self::attach(model, spec, updates)
     }
 
-    /// Adds the updates of a PEFT adapter to `model`, to be used or trained further.
+    /// Adds the updates of a PEFT adapter to `model`, whose config is `config`, to be used or trained further.
     ///
     /// # Errors
-    /// Those of the reader, or [`Error::AdapterShape`] when the adapter was made for another model.
-    pub fn from_peft(model: &mut Transformer, path: &Path) -> Result<Self> {
-        let adapter = PeftAdapter::open(path)?;
+    /// Those of the reader, which also says when the adapter was made for another model.
+    pub fn from_peft(model: &mut Transformer, config: &Config, path: &Path) -> Result<Self> {
+        let adapter = PeftAdapter::open_for(path, config)?;
         let config = adapter.config();
         let mut updates = Vec::new();
         for pair in adapter.pairs() {
-            let [experts, input, output] = dims(model, &pair.target)?;
-            let rank = i64::try_from(pair.rank).unwrap_or(i64::MAX);
-            let [a_shape, b_shape] = shapes(&pair.target, experts, rank, input, output);
-            for (half, found, expected) in [("lora_A", &pair.a_shape, &a_shape), ("lora_B", &pair.b_shape, &b_shape)] {
-                let expected: Vec<usize> = expected.iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect();
-                if *found != expected {
-                    let tensor = format!("{}.{half}", name(&pair.target));
-                    return Err(Error::AdapterShape { path: path.to_path_buf(), tensor, expected, found: found.clone() });
-                }
-            }
+            let [a_shape, b_shape] = [&pair.a_shape, &pair.b_shape]
+                .map(|shape| shape.iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect::<Vec<_>>());
             updates.push(Update {
                 target: pair.target,
                 a: leaf(&pair.a, &a_shape, model.device)?,

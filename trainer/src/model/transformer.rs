@@ -50,6 +50,7 @@ impl Transformer {
     ///
     /// # Errors
     /// [`Error::TokenOutsideVocabulary`], [`Error::TooLong`], or [`Error::Torch`] out of memory.
+    #[expect(clippy::arc_with_non_send_sync, reason = "libtorch may drop a checkpointed layer on a thread of its own")]
     pub fn hidden(&self, tokens: &PackedTokens, checkpointing: bool) -> Result<Tensor> {
         let rotation = Arc::new(self.rope.rotation(&tokens.positions_t)?);
         let mut hidden_td = self.embed(tokens)?;

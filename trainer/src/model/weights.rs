@@ -16,6 +16,7 @@ use super::rope::Rope;
 use super::router::Router;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
+use crate::recipe::TrainingDtype;
 use crate::torch::functions::SwigluLimits;
 use crate::torch::ops::{Named, empty};
 
@@ -35,6 +36,15 @@ impl Placement {
     #[must_use]
     pub fn uniform(kind: Kind, device: Device) -> Self {
         Self { weights: kind, activations: kind, device }
+    }
+}
+
+impl From<TrainingDtype> for Kind {
+    fn from(dtype: TrainingDtype) -> Self {
+        match dtype {
+            TrainingDtype::Bf16 => Self::BFloat16,
+            TrainingDtype::F32 => Self::Float,
+        }
     }
 }
 

@@ -44,7 +44,6 @@ impl AdamW {
     }
 
     /// Moments to be saved or restored: first and second of every parameter.
-    #[must_use]
     pub fn moments(&self) -> &[[Tensor; 2]] {
         &self.moments
     }

@@ -121,21 +121,30 @@ fn write_files(partial: &Path, state: &RunState, trainables: &[Trainable], optim
     sync_directory(partial)
 }
 
-/// The newest checkpoint that is whole, and a word for each newer one that had to be passed over.
+/// The result of a look for checkpoints.
+#[derive(Debug)]
+pub struct Newest {
+    /// The newest checkpoint that is whole.
+    pub found: Option<(PathBuf, RunState)>,
+    /// A word for each newer one that had to be passed over.
+    pub passed_over: Vec<String>,
+}
+
+/// Looks for the newest checkpoint that is whole.
 ///
 /// # Errors
 /// [`Error::Io`] when the directory cannot be listed.
-pub fn newest(directory: &Path) -> Result<(Option<(PathBuf, RunState)>, Vec<String>)> {
+pub fn newest(directory: &Path) -> Result<Newest> {
     let mut passed_over = Vec::new();
     for (_, path) in list(directory)?.into_iter().rev() {
         match verify(&path) {
-            Ok(state) => return Ok((Some((path, state)), passed_over)),
+            Ok(state) => return Ok(Newest { found: Some((path, state)), passed_over }),
             Err(error) => {
                 passed_over.push(format!("checkpoint {} is damaged and was passed over: {}", path.display(), crate::error::chain(&error)))
             }
         }
     }
-    Ok((None, passed_over))
+    Ok(Newest { found: None, passed_over })
 }
 
 /// Puts the checkpoint's values into the trainables and the optimizer's moments.
@@ -279,7 +288,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (trainables, optimizer) = fixture();
         write(directory.path(), &state(4), &trainables, &optimizer, 2).unwrap();
-        let (found, passed_over) = newest(directory.path()).unwrap();
+        let Newest { found, passed_over } = newest(directory.path()).unwrap();
         let (path, found) = found.unwrap();
         assert_eq!((&found, passed_over.len()), (&state(4), 0));
         let blank = Tensor::zeros([3, 5], (Kind::Float, tch::Device::Cpu));
@@ -302,7 +311,7 @@ mod tests {
         let mut bytes = fs::read(&damaged).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&damaged, bytes).unwrap();
-        let (found, passed_over) = newest(directory.path()).unwrap();
+        let Newest { found, passed_over } = newest(directory.path()).unwrap();
         assert_eq!(found.unwrap().1.step, 1);
         assert!(passed_over[0].contains("step-2") && passed_over[0].contains("weights.safetensors"), "{passed_over:?}");
     }

@@ -16,6 +16,7 @@ use crate::data::Statistics;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 use crate::torch::device;
+use crate::torch::functions::CHUNK_ELEMENTS;
 
 /// Bytes of one class of memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -97,7 +98,7 @@ impl PlanReport {
 /// A recipe that names layers that the model does not have.
 pub fn report(recipe: &Recipe, checkpoint: &Checkpoint, samples: &Samples) -> Result<PlanReport> {
     let config = checkpoint.config();
-    let kind = session::activation_kind(recipe);
+    let kind = Kind::from(recipe.training.dtype);
     let schedule = session::schedule(recipe, &samples.batches);
     let total_parameters = parameters(config);
     let (training, trained_tensors, trained_parameters) = match recipe.lora() {
@@ -175,8 +176,7 @@ fn memory(config: &Config, recipe: &Recipe, kind: Kind, tokens: u64, total: u64,
         tokens * (layers * kept * element + temporaries)
     };
     let is_full = recipe.lora().is_none();
-    // The widest logits that exist at a time: f32, its exponentials in place, and the copy in the type of the activations.
-    let logits = (config.vocab_size as u64 * tokens).min(32 << 20) * (4 + 4 + element);
+    let logits = (config.vocab_size as u64 * tokens).min(CHUNK_ELEMENTS.unsigned_abs()) * element;
     vec![
         MemoryClass { name: "weights", bytes: total * if is_full { 4 } else { element } },
         MemoryClass { name: "adapters", bytes: if is_full { 0 } else { trained * 4 } },

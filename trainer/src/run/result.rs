@@ -19,7 +19,7 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 /// Those of the writer, for instance on a full disk; `path` appears whole or not at all.
 pub fn write_model(path: &Path, base: &Checkpoint, trainables: &[Trainable], kind: Kind) -> Result<()> {
     let dtype = if kind == Kind::Float { Dtype::F32 } else { Dtype::Bf16 };
-    let mut writer = CheckpointWriter::create(path, base.config(), ExpertStorage::Float(dtype), SHARD_BYTES)?;
+    let mut writer = CheckpointWriter::replace(path, base.config(), ExpertStorage::Float(dtype), SHARD_BYTES)?;
     let names: Vec<String> = writer.specs().iter().map(|spec| spec.name.clone()).collect();
     for name in names {
         let trainable =

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::model::weights::{Placement, load};
 use crate::optimizer::{AdamW, AdamWOptions, Schedule};
-use crate::recipe::{Layers, LoraTarget, Recipe, TrainingDtype};
+use crate::recipe::{Layers, LoraTarget, Recipe};
 use crate::torch::device;
 
 /// The samples of a run, split, and the order in which they are trained on.
@@ -78,15 +78,6 @@ pub fn schedule(recipe: &Recipe, batches: &Batches) -> Schedule {
     }
 }
 
-/// Type of the activations that the recipe asks for.
-#[must_use]
-pub fn activation_kind(recipe: &Recipe) -> Kind {
-    match recipe.training.dtype {
-        TrainingDtype::Bf16 => Kind::BFloat16,
-        TrainingDtype::F32 => Kind::Float,
-    }
-}
-
 /// What is trained.
 #[derive(Debug)]
 pub enum Trained {
@@ -116,7 +107,7 @@ impl Session {
     /// Those of the readers, a recipe that does not fit the model, or out of memory.
     pub fn open(recipe: &Recipe, checkpoint: &Checkpoint, observer: &mut dyn Observer) -> Result<Self> {
         let device = device::best();
-        let kind = activation_kind(recipe);
+        let kind = Kind::from(recipe.training.dtype);
         let lora = recipe.lora();
         let weights = if lora.is_some() { kind } else { Kind::Float };
         let placement = Placement { weights, activations: kind, device };
@@ -133,7 +124,7 @@ impl Session {
                 };
                 let adapter = match &lora.initial_adapter {
                     None => Adapter::fresh(&mut model, spec, recipe.training.seed)?,
-                    Some(path) => continued(&mut model, path, spec)?,
+                    Some(path) => continued(&mut model, checkpoint.config(), path, spec)?,
                 };
                 let trainables = adapter.trainables();
                 (Trained::Adapter(adapter), trainables)
@@ -149,8 +140,8 @@ impl Session {
 }
 
 /// An adapter to train further: it must have been made the way the recipe says.
-fn continued(model: &mut Transformer, path: &Path, spec: LoraSpec) -> Result<Adapter> {
-    let adapter = Adapter::from_peft(model, path)?;
+fn continued(model: &mut Transformer, config: &Config, path: &Path, spec: LoraSpec) -> Result<Adapter> {
+    let adapter = Adapter::from_peft(model, config, path)?;
     let found = adapter.spec();
     let difference = |what, expected: String, found: String| {
         (expected != found).then(|| Error::AdapterRecipe { path: path.to_path_buf(), what, expected, found })

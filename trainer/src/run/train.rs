@@ -92,11 +92,11 @@ impl<'a> Run<'a> {
         let identity = session::identity(recipe, checkpoint, &samples)?;
         let schedule = session::schedule(recipe, &samples.batches);
         let mut session = Session::open(recipe, checkpoint, observer)?;
-        let (newest, passed_over) = checkpoint::newest(&directory.checkpoints())?;
+        let checkpoint::Newest { found, passed_over } = checkpoint::newest(&directory.checkpoints())?;
         for message in passed_over {
             observer.warning(&message);
         }
-        let state = match newest {
+        let state = match found {
             Some((path, state)) => {
                 checkpoint::restore(&path, &state, &identity, &session.trainables, &mut session.optimizer)?;
                 state

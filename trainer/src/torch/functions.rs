@@ -11,7 +11,7 @@ mod testing;
 
 pub use attention::{AttentionSpan, sink_attention};
 pub use checkpoint::checkpoint;
-pub use cross_entropy::{LogitTerm, cross_entropy};
+pub use cross_entropy::{CHUNK_ELEMENTS, LogitTerm, cross_entropy};
 pub use grouped_matmul::{Groups, grouped_matmul};
 pub use rms_norm::rms_norm;
 pub use swiglu::{SwigluLimits, swiglu};

@@ -157,13 +157,13 @@ impl Block {
         // The last query sees the last key; a query that stands b before it sees none of the last b.
         let hidden = Tensor::f_ones([self.queries, self.keys], (Kind::Bool, device))?;
         let newest = self.keys - self.queries;
-        let mut hidden = match window {
+        let hidden = match window {
             // Key j is too old for query i when j <= i + newest - window.
             Some(window) => hidden.f_triu(newest + 1)?.f_logical_or(&hidden.f_tril(newest - window)?)?,
             None => hidden.f_triu(newest + 1)?,
         };
         let mask = Tensor::f_zeros([self.queries, self.keys], (Kind::Float, device))?;
-        mask.f_masked_fill(&mut hidden, f64::NEG_INFINITY).map(Some)
+        mask.f_masked_fill(&hidden, f64::NEG_INFINITY).map(Some)
     }
 
     fn query(&self, tensor_gmtk: &Tensor) -> Result<Tensor, tch::TchError> {

@@ -19,8 +19,8 @@ pub struct LogitTerm {
     pub weight_vi: Tensor,
 }
 
-/// Elements of one chunk of logits.
-const CHUNK_ELEMENTS: i64 = 32 << 20;
+/// Elements of one chunk of logits at most. Large, because each chunk also costs a pass over the gradient of a trained head.
+pub const CHUNK_ELEMENTS: i64 = 96 << 20;
 
 /// Sum over tokens of `weight * (logsumexp(logits) - logits[target])`, in f32; logits are the sum of `terms`.
 ///
