@@ -111,7 +111,7 @@ pub enum Error {
         what: &'static str,
     },
     /// A plan that needs more than the machine has.
-    #[error("this run needs about {needed_bytes} bytes of {resource}, but {available_bytes} are free{place}")]
+    #[error("this run needs about {} of {resource}, but {} are free{place}", gigabytes(*needed_bytes), gigabytes(*available_bytes))]
     DoesNotFit {
         /// `memory` or `disk space`.
         resource: &'static str,
@@ -223,6 +223,11 @@ impl ft_formats::Hint for Error {
             _ => None,
         }
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.2} GB", bytes as f64 / 1e9)
 }
 
 /// The message of `error` and of all its sources on one line.

@@ -51,7 +51,10 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     while run.state.step < run.schedule.total_steps {
         run.step(observer)?;
         if stop.is_asked() {
-            let path = run.save(observer)?;
+            let path = match run.saved.take() {
+                Some((step, path)) if step == run.state.step => path,
+                _ => run.save(observer)?,
+            };
             return Err(Error::Interrupted { step: run.state.step, checkpoint: path });
         }
     }
@@ -78,6 +81,8 @@ struct Run<'a> {
     metrics: Log,
     answers: Log,
     state: RunState,
+    /// The step and place of the newest checkpoint of this process.
+    saved: Option<(usize, PathBuf)>,
 }
 
 impl<'a> Run<'a> {
@@ -114,7 +119,7 @@ impl<'a> Run<'a> {
         };
         let metrics = Log::open(directory.path().join("metrics.jsonl"), state.metrics_bytes)?;
         let answers = Log::open(directory.path().join("samples.md"), state.samples_bytes)?;
-        Ok(Self { recipe, samples, schedule, session, directory, metrics, answers, state })
+        Ok(Self { recipe, samples, schedule, session, directory, metrics, answers, state, saved: None })
     }
 
     /// One step, and what falls due after it.
@@ -226,6 +231,7 @@ impl<'a> Run<'a> {
             self.recipe.checkpoint.keep,
         )?;
         observer.checkpoint(self.state.step, &path);
+        self.saved = Some((self.state.step, path.clone()));
         Ok(path)
     }
 

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::Result;
 use crate::torch::autograd::{Function, attach};
@@ -48,7 +48,12 @@ pub fn sink_attention(
         let shape = Shape::of(query_thk, key_ngk)?;
         let sinks_gm11 =
             cast(sinks_h, Kind::Float)?.f_view([shape.groups, shape.heads / shape.groups, 1, 1]).named("sink_attention", &[sinks_h])?;
-        let heads = Heads { query: shape.queries_by_group(query_thk)?, key: by_head(key_ngk)?, value: by_head(value_ngk)? };
+        let kind = compute_kind(query_thk);
+        let heads = Heads {
+            query: cast(&shape.queries_by_group(query_thk)?, kind)?,
+            key: cast(&by_head(key_ngk)?, kind)?,
+            value: cast(&by_head(value_ngk)?, kind)?,
+        };
         let output_gmtk =
             Tensor::f_empty(heads.query.size(), (query_thk.kind(), query_thk.device())).named("sink_attention", &[query_thk])?;
         let mut log_sums = Vec::new();
@@ -57,7 +62,7 @@ pub fn sink_attention(
                 forward_block(&heads, &sinks_gm11, &block, window, shape, &output_gmtk).named("sink_attention", &[query_thk, key_ngk])?;
             log_sums.push(log_sum);
         }
-        let output = shape.tokens_first(&output_gmtk)?;
+        let output = cast(&shape.tokens_first(&output_gmtk)?, query_thk.kind())?;
         let saved = SinkAttention {
             heads,
             sinks_gm11,
@@ -109,6 +114,11 @@ impl Shape {
     fn tokens_first(self, tensor: &Tensor) -> Result<Tensor> {
         tensor.f_permute([2, 0, 1, 3]).and_then(|tokens| tokens.f_reshape([-1, self.heads, self.width])).named("sink_attention", &[tensor])
     }
+}
+
+/// Type of the products. On the CPU f32: for bf16, oneDNN would compile a kernel for each length of a sample.
+fn compute_kind(query_thk: &Tensor) -> Kind {
+    if query_thk.device() == Device::Cpu && query_thk.kind() == Kind::BFloat16 { Kind::Float } else { query_thk.kind() }
 }
 
 /// [n, g, k] to [g, n, k].
@@ -220,9 +230,10 @@ impl Function for SinkAttention {
     /// P = exp(S - lse), D = sum_k dO O: dV = P^T dO, dS = P (dO V^T - D), dQ = dS K, dK = dS^T Q, dsink = -sum exp(sink - lse) D.
     fn backward(&mut self, output_gradients: &[Option<Tensor>], _: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let Some(gradient_thk) = &output_gradients[0] else { return Ok(vec![None, None, None, None]) };
-        let gradient_gmtk = self.shape.queries_by_group(gradient_thk)?;
-        let device = gradient_thk.device();
         let kind = self.heads.key.kind();
+        let gradient_gmtk = cast(&self.shape.queries_by_group(gradient_thk)?, kind)?;
+        let device = gradient_thk.device();
+        let input_kind = gradient_thk.kind();
         let query_gradient = Tensor::f_empty(self.heads.query.size(), (kind, device)).named("sink_attention backward", &[])?;
         let sum_kind = Kind::Float;
         let key_gradient = zeros(&self.heads.key.size(), sum_kind, device)?;
@@ -233,12 +244,12 @@ impl Function for SinkAttention {
                 .named("sink_attention backward", &[gradient_thk])?;
         }
         let tokens_first = |tensor: &Tensor| {
-            tensor.f_transpose(0, 1).and_then(|tokens| tokens.f_to_kind(kind)).named("sink_attention backward", &[tensor])
+            tensor.f_transpose(0, 1).and_then(|tokens| tokens.f_to_kind(input_kind)).named("sink_attention backward", &[tensor])
         };
         let sinks =
             sink_gradient.f_reshape([-1]).and_then(|sinks| sinks.f_to_kind(self.sinks_kind)).named("sink_attention backward", &[])?;
         Ok(vec![
-            Some(self.shape.tokens_first(&query_gradient)?),
+            Some(cast(&self.shape.tokens_first(&query_gradient)?, input_kind)?),
             Some(tokens_first(&key_gradient)?),
             Some(tokens_first(&value_gradient)?),
             Some(sinks),
