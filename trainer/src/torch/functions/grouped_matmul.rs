@@ -73,7 +73,7 @@ fn product(input_ri: &Tensor, weight_eio: &Tensor, bias_eo: Option<&Tensor>, gro
         let output_ro = Tensor::f_empty([rows, output_width], (input_ri.kind(), input_ri.device()))?;
         for (group, first, count) in groups.occupied() {
             // Rows of the next groups come out wrong here and are written again when their turn comes.
-            let padded = (first + rounded_up(count) <= rows).then_some(rounded_up(count)).unwrap_or(count);
+            let padded = if first + rounded_up(count) <= rows { rounded_up(count) } else { count };
             let input = input_ri.f_narrow(0, first, padded)?;
             let output = output_ro.f_narrow(0, first, padded)?;
             let weight = weight_eio.f_select(0, group)?;
