@@ -6,6 +6,8 @@
 #![deny(missing_docs)]
 
 mod error;
+mod float;
 pub mod mxfp4;
 
 pub use error::Error;
+pub use float::Float;

@@ -105,7 +105,7 @@ fn write_packed(
             let index = piece.start / CHUNK_ELEMENTS + chunk;
             let values = Values::Normal(normal).draw(seed, name, index, scales.len() * BLOCK_ELEMENTS);
             let values: Vec<bf16> = values.into_iter().map(bf16::from_f32).collect();
-            pack(&values, ScaleRule::Even, blocks, scales)
+            pack(&values, ScaleRule::Even.into(), None, blocks, scales)
         });
         let path = writer.partial_path().to_owned();
         packed.map_err(|source| Error::Packed { tensor: format!("{name}_scales"), path, expert: 0, source })?;

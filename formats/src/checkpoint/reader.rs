@@ -4,9 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use ft_quant::mxfp4::unpack_transposed;
 use half::bf16;
 
-use super::experts::{ExpertWeights, unpack_transposed};
+use super::experts::ExpertWeights;
 use super::layout::{Layout, foreign};
 use super::shards::Shards;
 use super::{Config, ConfigProblem, ExpertStorage, Projection, tensor_specs};
@@ -153,6 +154,12 @@ impl Checkpoint {
         Ok(TensorView { name: &spec.name, dtype: spec.dtype, shape: &spec.shape, bytes: &whole.bytes[place.range.clone()] })
     }
 
+    /// The file that holds the tensor of a Hugging Face name; the model's directory for a name that it does not have.
+    #[must_use]
+    pub fn file_of(&self, name: &str) -> &Path {
+        self.by_name.get(name).map_or(&*self.path, |&index| self.files[self.places[index].file].path())
+    }
+
     /// The experts' matrices of a layer, as they are stored.
     ///
     /// # Errors
@@ -187,18 +194,20 @@ impl Checkpoint {
         let ExpertWeights::Mxfp4 { blocks, scales } = self.experts(layer, projection)? else {
             return Err(Error::NotPacked { path: self.path.clone() });
         };
-        let [_, output] = projection.dims(&self.config);
+        let [input, output] = projection.dims(&self.config);
         let of_expert = |bytes: &'_ [u8]| {
             let length = bytes.len() / count;
             expert * length..(expert + 1) * length
         };
-        let unpacked = unpack_transposed(&blocks.bytes[of_expert(blocks.bytes)], &scales.bytes[of_expert(scales.bytes)], output);
-        unpacked.map_err(|source| Error::Packed {
+        let (blocks, packed_scales) = (&blocks.bytes[of_expert(blocks.bytes)], &scales.bytes[of_expert(scales.bytes)]);
+        let mut values = vec![bf16::ZERO; input * output];
+        unpack_transposed(blocks, packed_scales, output, &mut values).map_err(|source| Error::Packed {
             tensor: scales.name.to_owned(),
-            path: self.by_name.get(scales.name).map_or(&*self.path, |&index| self.files[self.places[index].file].path()).to_owned(),
+            path: self.file_of(scales.name).to_owned(),
             expert,
             source,
-        })
+        })?;
+        Ok(values)
     }
 }
 

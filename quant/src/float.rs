@@ -1,0 +1,46 @@
+//! The types of weights that are packed.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for half::bf16 {}
+    impl Sealed for half::f16 {}
+    impl Sealed for f32 {}
+}
+
+/// bf16, f16 or f32.
+pub trait Float: Copy + Send + Sync + sealed::Sealed {
+    /// The same number in f32, exactly.
+    fn to_f32(self) -> f32;
+
+    /// The values as bits, where they are bf16: for these the codecs have paths in integers.
+    #[doc(hidden)]
+    fn bf16_bits(values: &[Self]) -> Option<&[u16]> {
+        let _ = values;
+        None
+    }
+}
+
+impl Float for bf16 {
+    fn to_f32(self) -> f32 {
+        Self::to_f32(self)
+    }
+
+    fn bf16_bits(values: &[Self]) -> Option<&[u16]> {
+        Some(values.reinterpret_cast())
+    }
+}
+
+impl Float for f16 {
+    fn to_f32(self) -> f32 {
+        Self::to_f32(self)
+    }
+}
+
+impl Float for f32 {
+    fn to_f32(self) -> f32 {
+        self
+    }
+}

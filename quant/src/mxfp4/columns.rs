@@ -1,0 +1,391 @@
+//! Blocks along the columns: plain checkpoints store an expert as [in, out], and a block is 32 inputs of one output.
+//!
+//! Lanes are outputs, so that a block's largest value, its scale and its codes need no step across lanes. Work is cut so that both sides
+//! are touched in whole cache lines: 32 outputs of 16 bits, four blocks of 16 bytes.
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+use super::lanes::{
+    LANES, MAGNITUDE, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, code, error_above_zero, in_units, offset, value_bits, with_rule,
+};
+use super::processor::{Level, Vectors, for_each_level};
+use super::rows::{can_win, in_squared_units, packed_with_care, refused, streams, unpacked_with_care};
+use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale};
+use crate::error::Error;
+use crate::float::Float;
+
+/// Outputs that a thread packs at a time.
+const CHUNK_OUTPUTS: usize = 256;
+
+/// Blocks of an output that are worked on together: a cache line.
+const STRIP_BLOCKS: usize = 4;
+
+/// Outputs of a strip that are copied together before they are packed, half a page.
+const COPIED_OUTPUTS: usize = 128;
+
+/// Outputs whose blocks are gathered before their values are written row by row.
+const GATHERED_OUTPUTS: usize = 512;
+
+/// Words of a block, eight codes each.
+const WORDS: usize = BLOCK_BYTES / 4;
+
+/// The values of 32 inputs of some outputs; what lies beyond the last output is zero.
+type Tile = [[u16; LANES]; BLOCK_ELEMENTS];
+
+/// Packs a matrix whose blocks lie along its columns, with the threads of the current rayon pool.
+///
+/// # Shapes
+/// `values` [in, out] with `outputs` as out and in = 32 s; `blocks` [out, s, 16], `scales` and `hints` [out, s].
+///
+/// # Errors
+/// As [`super::pack`], with the indices of `values` and of `hints`; [`Error::PartialBlock`] names the number of inputs.
+pub fn pack_transposed<T: Float>(
+    values: &[T],
+    outputs: usize,
+    packing: Packing,
+    hints: Option<&[u8]>,
+    blocks: &mut [u8],
+    scales: &mut [u8],
+) -> Result<(), Error> {
+    pack_transposed_at(Level::best(), values, outputs, packing, hints, blocks, scales)
+}
+
+pub(super) fn pack_transposed_at<T: Float>(
+    level: Level,
+    values: &[T],
+    outputs: usize,
+    packing: Packing,
+    hints: Option<&[u8]>,
+    blocks: &mut [u8],
+    scales: &mut [u8],
+) -> Result<(), Error> {
+    let inputs = values.len().checked_div(outputs).unwrap_or(0);
+    check_length("values", inputs * outputs, values.len())?;
+    if !inputs.is_multiple_of(BLOCK_ELEMENTS) {
+        return Err(Error::PartialBlock { block: BLOCK_ELEMENTS, found: inputs });
+    }
+    check_length("blocks", values.len() / 2, blocks.len())?;
+    check_length("scales", values.len() / BLOCK_ELEMENTS, scales.len())?;
+    let (packing, hints) = packing.with_hints(hints, scales.len())?;
+    if values.is_empty() {
+        return Ok(());
+    }
+    let row_blocks = inputs / BLOCK_ELEMENTS;
+    let pack_chunk = |(chunk, (blocks, scales)): (usize, (&mut [u8], &mut [u8]))| {
+        let first = chunk * CHUNK_OUTPUTS;
+        let hints = hints.map(|hints| &hints[first * row_blocks..][..scales.len()]);
+        let mut output = PackedOutputs { first, row_blocks, blocks: blocks.as_chunks_mut().0, scales, hints };
+        match T::bf16_bits(values) {
+            Some(bits) => with_rule!(packing.rounding, R => pack_outputs::<R>(level, bits, outputs, packing, &mut output)),
+            None => pack_by_definition(values, outputs, packing, &mut output),
+        }
+    };
+    let chunk_blocks = CHUNK_OUTPUTS * row_blocks;
+    let chunks = blocks.par_chunks_mut(chunk_blocks * BLOCK_BYTES).zip(scales.par_chunks_mut(chunk_blocks));
+    let is_packed = chunks.enumerate().map(pack_chunk).reduce(|| true, |left, right| left && right);
+    if is_packed {
+        return Ok(());
+    }
+    // Chunks are not in the order of the values.
+    let index = values.iter().position(|value| !value.to_f32().is_finite()).unwrap_or(0);
+    Err(Error::NotFinite { index })
+}
+
+/// Unpacks a matrix and transposes it, with the threads of the current rayon pool.
+///
+/// # Shapes
+/// `blocks` [out, s, 16] and `scales` [out, s] with `outputs` as out to `values` [32 s, out].
+///
+/// # Errors
+/// As [`super::unpack`].
+pub fn unpack_transposed(blocks: &[u8], scales: &[u8], outputs: usize, values: &mut [bf16]) -> Result<(), Error> {
+    unpack_transposed_at(Level::best(), blocks, scales, outputs, values)
+}
+
+pub(super) fn unpack_transposed_at(level: Level, blocks: &[u8], scales: &[u8], outputs: usize, values: &mut [bf16]) -> Result<(), Error> {
+    let row_blocks = scales.len().checked_div(outputs).unwrap_or(0);
+    check_length("scales", row_blocks * outputs, scales.len())?;
+    check_length("blocks", scales.len() * BLOCK_BYTES, blocks.len())?;
+    check_length("values", scales.len() * BLOCK_ELEMENTS, values.len())?;
+    if scales.is_empty() {
+        return Ok(());
+    }
+    let (blocks, values) = (blocks.as_chunks().0, values.reinterpret_cast_mut());
+    let streams = streams(values) && outputs.is_multiple_of(LANES);
+    let unpack_strip = |(strip, values): (usize, &mut [u16])| {
+        let first = strip * STRIP_BLOCKS;
+        let matrix = PackedMatrix { blocks, scales, row_blocks, first, outputs };
+        unpack_strip::<super::lanes::Even>(level, &matrix, values, streams)
+    };
+    let strips = values.par_chunks_mut(STRIP_BLOCKS * BLOCK_ELEMENTS * outputs);
+    let is_unpacked = strips.enumerate().map(unpack_strip).reduce(|| true, |left, right| left && right);
+    if is_unpacked {
+        return Ok(());
+    }
+    // Strips are not in the order of the scales.
+    let mut packed = blocks.iter().zip(scales);
+    let index = packed.position(|(block, &scale)| unpacked_with_care(block, scale).is_none()).unwrap_or(0);
+    Err(refused(blocks, scales, index, 0))
+}
+
+/// Where the blocks of some outputs go.
+struct PackedOutputs<'a> {
+    /// The first output.
+    first: usize,
+    row_blocks: usize,
+    blocks: &'a mut [[u8; BLOCK_BYTES]],
+    scales: &'a mut [u8],
+    hints: Option<&'a [u8]>,
+}
+
+for_each_level! {
+    /// False when a value is no number.
+    fn pack_outputs<R>(values: &[u16], outputs: usize, packing: Packing, output: &mut PackedOutputs<'_>) -> bool = pack_outputs_kernel;
+}
+
+#[inline(always)]
+fn pack_outputs_kernel<V: Vectors, R: Rule>(values: &[u16], outputs: usize, packing: Packing, output: &mut PackedOutputs<'_>) -> bool {
+    let (row_blocks, count) = (output.row_blocks, output.scales.len() / output.row_blocks);
+    let mut copied = [[0u16; COPIED_OUTPUTS]; STRIP_BLOCKS * BLOCK_ELEMENTS];
+    for strip in (0..row_blocks).step_by(STRIP_BLOCKS) {
+        let strip_blocks = STRIP_BLOCKS.min(row_blocks - strip);
+        for first in (0..count).step_by(COPIED_OUTPUTS) {
+            let width = COPIED_OUTPUTS.min(count - first);
+            for (row, copied) in copied[..strip_blocks * BLOCK_ELEMENTS].iter_mut().enumerate() {
+                let start = (strip * BLOCK_ELEMENTS + row) * outputs + output.first + first;
+                copied[..width].copy_from_slice(&values[start..start + width]);
+            }
+            for lane in (0..width).step_by(LANES) {
+                for block in 0..strip_blocks {
+                    let rows = &copied[block * BLOCK_ELEMENTS..][..BLOCK_ELEMENTS];
+                    let lanes = LANES.min(width - lane);
+                    let mut tile: Tile = [[0; LANES]; BLOCK_ELEMENTS];
+                    for (tile, row) in tile.iter_mut().zip(rows) {
+                        tile[..lanes].copy_from_slice(&row[lane..lane + lanes]);
+                    }
+                    let places = (first + lane..first + lane + lanes).map(|output| output * row_blocks + strip + block);
+                    if !pack_tile::<R>(&tile, packing, output, places) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+    true
+}
+
+/// Packs the blocks of a tile; `places` are those of its outputs.
+#[inline(always)]
+fn pack_tile<R: Rule>(tile: &Tile, packing: Packing, output: &mut PackedOutputs<'_>, places: impl Iterator<Item = usize> + Clone) -> bool {
+    let mut largest = [0; LANES];
+    for row in tile {
+        for (largest, value) in largest.iter_mut().zip(row) {
+            *largest = (*largest).max(value & MAGNITUDE);
+        }
+    }
+    let start = largest.map(|largest| packing.rule.scale(f32::from_bits(u32::from(largest) << 16)));
+    let mut needs_care = start.map(|start| start <= SMALLEST_SCALE);
+    for (needs_care, largest) in needs_care.iter_mut().zip(largest) {
+        *needs_care |= largest >= NOT_FINITE;
+    }
+    let mut hints = None;
+    if let Some(all) = output.hints {
+        let hints = hints.insert([0; LANES]);
+        for (lane, place) in places.clone().enumerate() {
+            hints[lane] = all[place];
+            needs_care[lane] |= all[place] > scale::LARGEST;
+        }
+    }
+    let scales = match packing.rule {
+        ScaleRule::Hint | ScaleRule::Mse => chosen_scales::<R>(tile, &start, hints.as_ref()),
+        _ => start,
+    };
+    let words = packed_words::<R>(tile, &scales);
+    for (lane, place) in places.clone().enumerate() {
+        output.scales[place] = scales[lane];
+        for (bytes, words) in output.blocks[place].as_chunks_mut::<4>().0.iter_mut().zip(&words) {
+            *bytes = words[lane].to_le_bytes();
+        }
+    }
+    if needs_care != [false; LANES] {
+        for (lane, place) in places.enumerate().filter(|&(lane, _)| needs_care[lane]) {
+            let values = std::array::from_fn(|row| tile[row][lane]);
+            let Ok(packed) = packed_with_care(&values, packing, hints.map(|hints| hints[lane])) else { return false };
+            (output.blocks[place], output.scales[place]) = packed;
+        }
+    }
+    true
+}
+
+/// The codes of each output, eight to a word, under its scale.
+#[inline(always)]
+fn packed_words<R: Rule>(tile: &Tile, scales: &[u8; LANES]) -> [[u32; LANES]; WORDS] {
+    let offsets = scales.map(offset);
+    let mut words = [[0; LANES]; WORDS];
+    for (words, rows) in words.iter_mut().zip(tile.as_chunks::<8>().0) {
+        // Four codes fill a lane of 16 bits, in which they were computed.
+        let mut halves = [[0u16; LANES]; 2];
+        for (halves, rows) in halves.iter_mut().zip(rows.as_chunks::<4>().0) {
+            for (index, row) in rows.iter().enumerate() {
+                for lane in 0..LANES {
+                    halves[lane] |= code::<R>(row[lane], offsets[lane]) << (4 * index);
+                }
+            }
+        }
+        for lane in 0..LANES {
+            words[lane] = u32::from(halves[0][lane]) | u32::from(halves[1][lane]) << 16;
+        }
+    }
+    words
+}
+
+/// For each output, of its hint, `start` and the scale above it the first with the smallest error.
+#[inline(always)]
+fn chosen_scales<R: Rule>(tile: &Tile, start: &[u8; LANES], hints: Option<&[u8; LANES]>) -> [u8; LANES] {
+    let mut best = *start;
+    let mut least = errors::<R>(tile, start, start);
+    let next = start.map(|start| (start + 1).min(scale::LARGEST));
+    if let Some(hints) = hints
+        && hints != start
+    {
+        let mut candidates = *start;
+        for lane in 0..LANES {
+            // Where the hint cannot win, `start` is tried again and changes nothing.
+            candidates[lane] = if can_win(hints[lane], start[lane]) { hints[lane] } else { start[lane] };
+        }
+        let of_hints = errors::<R>(tile, &candidates, start);
+        for lane in 0..LANES {
+            if of_hints[lane] <= least[lane] {
+                (best[lane], least[lane]) = (candidates[lane], of_hints[lane]);
+            }
+        }
+    }
+    let of_next = errors::<R>(tile, &next, start);
+    for lane in 0..LANES {
+        if of_next[lane] < least[lane] {
+            best[lane] = next[lane];
+        }
+    }
+    best
+}
+
+/// For each output, the squared error under its scale less that of packing zeros, in units of `start` squared.
+#[inline(always)]
+fn errors<R: Rule>(tile: &Tile, scales: &[u8; LANES], start: &[u8; LANES]) -> [f32; LANES] {
+    let offsets = scales.map(offset);
+    let mut errors = [0.0; LANES];
+    for row in tile {
+        for lane in 0..LANES {
+            errors[lane] += error_above_zero::<R>(in_units(row[lane], offsets[lane]));
+        }
+    }
+    for lane in 0..LANES {
+        errors[lane] *= in_squared_units(scales[lane], start[lane]);
+    }
+    errors
+}
+
+/// The way of f16 and f32; false when a value is no number.
+fn pack_by_definition<T: Float>(values: &[T], outputs: usize, packing: Packing, output: &mut PackedOutputs<'_>) -> bool {
+    let row_blocks = output.row_blocks;
+    for (place, (block, scale)) in output.blocks.iter_mut().zip(&mut *output.scales).enumerate() {
+        let column = output.first + place / row_blocks;
+        let first = place % row_blocks * BLOCK_ELEMENTS;
+        let values = std::array::from_fn(|row| values[(first + row) * outputs + column].to_f32());
+        if !values.iter().all(|value| value.is_finite()) {
+            return false;
+        }
+        (*block, *scale) = reference::pack_block(&values, packing, output.hints.map(|hints| hints[place]));
+    }
+    true
+}
+
+/// Some blocks of every output.
+struct PackedMatrix<'a> {
+    blocks: &'a [[u8; BLOCK_BYTES]],
+    scales: &'a [u8],
+    row_blocks: usize,
+    /// The first block of an output that is meant.
+    first: usize,
+    outputs: usize,
+}
+
+for_each_level! {
+    /// False when a block cannot be unpacked.
+    fn unpack_strip<R>(matrix: &PackedMatrix<'_>, values: &mut [u16], streams: bool) -> bool = unpack_strip_kernel;
+}
+
+#[inline(always)]
+fn unpack_strip_kernel<V: Vectors, R: Rule>(matrix: &PackedMatrix<'_>, values: &mut [u16], streams: bool) -> bool {
+    let outputs = matrix.outputs;
+    let strip_blocks = values.len() / (outputs * BLOCK_ELEMENTS);
+    for first in (0..outputs).step_by(GATHERED_OUTPUTS) {
+        let width = GATHERED_OUTPUTS.min(outputs - first);
+        let mut words = [[[0u32; GATHERED_OUTPUTS]; WORDS]; STRIP_BLOCKS];
+        let mut offsets = [[0i16; GATHERED_OUTPUTS]; STRIP_BLOCKS];
+        let mut is_normal = true;
+        for lane in 0..width {
+            let start = (first + lane) * matrix.row_blocks + matrix.first;
+            for block in 0..strip_blocks {
+                let scale = matrix.scales[start + block];
+                is_normal &= NORMAL_SCALES.contains(&scale);
+                offsets[block][lane] = offset(scale);
+                for (words, bytes) in words[block].iter_mut().zip(matrix.blocks[start + block].as_chunks().0) {
+                    words[lane] = u32::from_le_bytes(*bytes);
+                }
+            }
+        }
+        for (row, values) in values.chunks_exact_mut(outputs).enumerate() {
+            let (block, row) = (row / BLOCK_ELEMENTS, row % BLOCK_ELEMENTS);
+            let (words, shift) = (&words[block][row / 8], 4 * (row % 8));
+            let values = &mut values[first..first + width];
+            let (whole, rest) = values.as_chunks_mut::<LANES>();
+            for (index, values) in whole.iter_mut().enumerate() {
+                let lanes = index * LANES..(index + 1) * LANES;
+                let (words, offsets) = (&words[lanes.clone()], &offsets[block][lanes]);
+                let mut unpacked = [0; LANES];
+                for lane in 0..LANES {
+                    unpacked[lane] = value_bits((words[lane] >> shift) as u16 & 0xf, offsets[lane]);
+                }
+                if streams {
+                    V::stream(&unpacked, values);
+                } else {
+                    *values = unpacked;
+                }
+            }
+            let done = width - rest.len();
+            for (lane, value) in rest.iter_mut().enumerate() {
+                *value = value_bits((words[done + lane] >> shift) as u16 & 0xf, offsets[block][done + lane]);
+            }
+        }
+        if !is_normal && !correct_rare_scales(matrix, values, first..first + width) {
+            return false;
+        }
+    }
+    if streams {
+        V::finish_streaming();
+    }
+    true
+}
+
+/// Unpacks again what does not have a normal scale; false when it cannot be unpacked.
+#[cold]
+fn correct_rare_scales(matrix: &PackedMatrix<'_>, values: &mut [u16], outputs: std::ops::Range<usize>) -> bool {
+    let strip_blocks = values.len() / (matrix.outputs * BLOCK_ELEMENTS);
+    for output in outputs {
+        for block in 0..strip_blocks {
+            let place = output * matrix.row_blocks + matrix.first + block;
+            let scale = matrix.scales[place];
+            if NORMAL_SCALES.contains(&scale) {
+                continue;
+            }
+            let Some(unpacked) = unpacked_with_care(&matrix.blocks[place], scale) else { return false };
+            for (row, value) in unpacked.into_iter().enumerate() {
+                values[(block * BLOCK_ELEMENTS + row) * matrix.outputs + output] = value;
+            }
+        }
+    }
+    true
+}

@@ -1,0 +1,273 @@
+//! Blocks along the rows: 32 neighbouring values are a block.
+
+use std::ops::Range;
+
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+
+use super::lanes::{NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, error_above_zero, in_units, offset, with_rule};
+use super::processor::{Level, Vectors, for_each_level};
+use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale};
+use crate::error::Error;
+use crate::float::Float;
+
+/// Blocks that a thread takes at a time.
+const CHUNK_BLOCKS: usize = 1 << 13;
+
+/// Bytes of output from which on it is written past the caches.
+const STREAMED_BYTES: usize = 16 << 20;
+
+/// Unpacks blocks to bf16, which holds every value exactly, with the threads of the current rayon pool.
+///
+/// # Shapes
+/// With n blocks: `blocks` has 16 n bytes, `scales` n, `out` 32 n elements.
+///
+/// # Errors
+/// [`Error::Length`] when the slices do not fit each other, [`Error::ReservedScale`] for a scale byte of 255,
+/// [`Error::Overflow`] where bf16 cannot hold the value, each for the first such scale; `out` is then partly written.
+pub fn unpack(blocks: &[u8], scales: &[u8], out: &mut [bf16]) -> Result<(), Error> {
+    unpack_at(Level::best(), blocks, scales, out)
+}
+
+pub(super) fn unpack_at(level: Level, blocks: &[u8], scales: &[u8], out: &mut [bf16]) -> Result<(), Error> {
+    check_length("blocks", scales.len() * BLOCK_BYTES, blocks.len())?;
+    check_length("out", scales.len() * BLOCK_ELEMENTS, out.len())?;
+    let out = out.reinterpret_cast_mut();
+    let streams = streams(out);
+    let unpack_chunk = |(chunk, ((blocks, scales), out)): (usize, ((&[u8], &[u8]), &mut [u16]))| {
+        let (blocks, out) = (blocks.as_chunks().0, out.as_chunks_mut().0);
+        unpack_blocks::<super::lanes::Even>(level, blocks, scales, out, streams)
+            .map_err(|index| refused(blocks, scales, index, chunk * CHUNK_BLOCKS))
+    };
+    let chunks = blocks.par_chunks(CHUNK_BLOCKS * BLOCK_BYTES).zip(scales.par_chunks(CHUNK_BLOCKS));
+    let results = chunks.zip(out.par_chunks_mut(CHUNK_BLOCKS * BLOCK_ELEMENTS)).enumerate().map(unpack_chunk);
+    first_error(results)
+}
+
+/// Packs values into blocks, each element rounded to the nearest code, with the threads of the current rayon pool.
+///
+/// `hints` are the scales to start from under [`ScaleRule::Hint`]; the other rules do not look at them.
+///
+/// # Shapes
+/// With n blocks: `values` has 32 n elements, `hints` and `scales` n, `blocks` 16 n bytes.
+///
+/// # Errors
+/// [`Error::PartialBlock`] or [`Error::Length`] when the slices do not fit each other, [`Error::NotFinite`] for the first NaN or
+/// infinity, [`Error::ReservedScale`] for a hint of 255; `blocks` and `scales` are then partly written.
+pub fn pack<T: Float>(values: &[T], packing: Packing, hints: Option<&[u8]>, blocks: &mut [u8], scales: &mut [u8]) -> Result<(), Error> {
+    pack_at(Level::best(), values, packing, hints, blocks, scales)
+}
+
+pub(super) fn pack_at<T: Float>(
+    level: Level,
+    values: &[T],
+    packing: Packing,
+    hints: Option<&[u8]>,
+    blocks: &mut [u8],
+    scales: &mut [u8],
+) -> Result<(), Error> {
+    if !values.len().is_multiple_of(BLOCK_ELEMENTS) {
+        return Err(Error::PartialBlock { block: BLOCK_ELEMENTS, found: values.len() });
+    }
+    check_length("blocks", values.len() / 2, blocks.len())?;
+    check_length("scales", values.len() / BLOCK_ELEMENTS, scales.len())?;
+    let (packing, hints) = packing.with_hints(hints, scales.len())?;
+    let pack_chunk = |(chunk, (blocks, scales)): (usize, (&mut [u8], &mut [u8]))| {
+        let range = chunk * CHUNK_BLOCKS..chunk * CHUNK_BLOCKS + scales.len();
+        let hints = hints.map(|hints| &hints[range.clone()]);
+        let values = &values[elements(&range)];
+        let blocks = blocks.as_chunks_mut().0;
+        let packed = match T::bf16_bits(values) {
+            Some(bits) => with_rule!(packing.rounding, R => pack_blocks::<R>(level, bits.as_chunks().0, packing, hints, blocks, scales)),
+            None => pack_by_definition(values, packing, hints, blocks, scales),
+        };
+        packed.map_err(|index| Error::NotFinite { index: elements(&range).start + index })
+    };
+    let chunks = blocks.par_chunks_mut(CHUNK_BLOCKS * BLOCK_BYTES).zip(scales.par_chunks_mut(CHUNK_BLOCKS));
+    first_error(chunks.enumerate().map(pack_chunk))
+}
+
+/// Of several errors the first, whatever the threads do.
+pub(super) fn first_error(results: impl IndexedParallelIterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    results.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// Whether `out` is too large for the caches and lies so that it can be written past them.
+pub(super) fn streams(out: &[u16]) -> bool {
+    size_of_val(out) >= STREAMED_BYTES && out.as_ptr().addr().is_multiple_of(64)
+}
+
+/// Why block `index` of these cannot be unpacked; `first` is the index of the first one.
+pub(super) fn refused(blocks: &[[u8; BLOCK_BYTES]], scales: &[u8], index: usize, first: usize) -> Error {
+    let (index, scale) = (first + index, scales[index]);
+    debug_assert!(unpacked_with_care(&blocks[index - first], scale).is_none());
+    if scale == scale::RESERVED { Error::ReservedScale { index } } else { Error::Overflow { index, scale } }
+}
+
+/// The bits of a block's values under whatever scale; nothing where they are no numbers.
+#[cold]
+pub(super) fn unpacked_with_care(block: &[u8; BLOCK_BYTES], scale: u8) -> Option<[u16; BLOCK_ELEMENTS]> {
+    let values = (scale != scale::RESERVED).then(|| reference::unpack_block(block, scale))?;
+    values.iter().all(|value| value.is_finite()).then(|| values.map(bf16::to_bits))
+}
+
+fn elements(blocks: &Range<usize>) -> Range<usize> {
+    blocks.start * BLOCK_ELEMENTS..blocks.end * BLOCK_ELEMENTS
+}
+
+for_each_level! {
+    /// The index of the first block that cannot be unpacked is the error.
+    fn unpack_blocks<R>(
+        blocks: &[[u8; BLOCK_BYTES]], scales: &[u8], out: &mut [[u16; BLOCK_ELEMENTS]], streams: bool,
+    ) -> Result<(), usize> = unpack_kernel;
+}
+
+#[inline(always)]
+fn unpack_kernel<V: Vectors, R: Rule>(
+    blocks: &[[u8; BLOCK_BYTES]],
+    scales: &[u8],
+    out: &mut [[u16; BLOCK_ELEMENTS]],
+    streams: bool,
+) -> Result<(), usize> {
+    for (index, ((block, &scale), out)) in blocks.iter().zip(scales).zip(out).enumerate() {
+        if !NORMAL_SCALES.contains(&scale) {
+            *out = unpacked_with_care(block, scale).ok_or(index)?;
+        } else if streams {
+            V::stream(&V::unpack(block, offset(scale)), out);
+        } else {
+            *out = V::unpack(block, offset(scale));
+        }
+    }
+    if streams {
+        V::finish_streaming();
+    }
+    Ok(())
+}
+
+for_each_level! {
+    /// The index of the first value that is no number is the error.
+    fn pack_blocks<R>(
+        values: &[[u16; BLOCK_ELEMENTS]], packing: Packing, hints: Option<&[u8]>, blocks: &mut [[u8; BLOCK_BYTES]], scales: &mut [u8],
+    ) -> Result<(), usize> = pack_kernel;
+}
+
+/// Blocks whose largest values are found before the first is packed: the processor then has several chains to work on.
+const GROUP: usize = 8;
+
+#[inline(always)]
+fn pack_kernel<V: Vectors, R: Rule>(
+    values: &[[u16; BLOCK_ELEMENTS]],
+    packing: Packing,
+    hints: Option<&[u8]>,
+    blocks: &mut [[u8; BLOCK_BYTES]],
+    scales: &mut [u8],
+) -> Result<(), usize> {
+    let groups = values.chunks(GROUP).zip(blocks.chunks_mut(GROUP)).zip(scales.chunks_mut(GROUP));
+    for (group, ((values, blocks), scales)) in groups.enumerate() {
+        let first = group * GROUP;
+        let mut largest = [0; GROUP];
+        for (largest, values) in largest.iter_mut().zip(values) {
+            *largest = V::largest(values);
+        }
+        for (index, ((values, block), scale)) in values.iter().zip(blocks).zip(scales).enumerate() {
+            let hint = hints.map(|hints| hints[first + index]);
+            let start = packing.rule.scale(float(largest[index]));
+            if largest[index] >= NOT_FINITE || start <= SMALLEST_SCALE || hint.is_some_and(|hint| hint > scale::LARGEST) {
+                let packed = packed_with_care(values, packing, hint);
+                (*block, *scale) = packed.map_err(|element| (first + index) * BLOCK_ELEMENTS + element)?;
+                continue;
+            }
+            *scale = match packing.rule {
+                ScaleRule::Hint | ScaleRule::Mse => chosen_scale::<R>(values, start, hint),
+                _ => start,
+            };
+            *block = V::pack::<R>(values, offset(*scale));
+        }
+    }
+    Ok(())
+}
+
+fn float(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Of the hint, `start` and the scale above it the first with the smallest error.
+#[inline(always)]
+fn chosen_scale<R: Rule>(values: &[u16; BLOCK_ELEMENTS], start: u8, hint: Option<u8>) -> u8 {
+    let mut best = (start, error::<R>(values, start, start));
+    if let Some(hint) = hint.filter(|&hint| can_win(hint, start)) {
+        let of_hint = error::<R>(values, hint, start);
+        if of_hint <= best.1 {
+            best = (hint, of_hint);
+        }
+    }
+    let next = (start + 1).min(scale::LARGEST);
+    if error::<R>(values, next, start) < best.1 { next } else { best.0 }
+}
+
+/// Whether `hint` can have the smallest error where `start` puts the largest magnitude between 4 and 8 units.
+///
+/// Two steps below it the largest element alone loses (4 - 1.5)^2 of `start`'s units squared, more than the 31 others can gain, (1/4)^2
+/// each; five above everything is rounded to zero.
+pub(super) fn can_win(hint: u8, start: u8) -> bool {
+    (-1..=4).contains(&(i16::from(hint) - i16::from(start)))
+}
+
+/// The squared error under `scale` less that of packing zeros, in units of `start` squared. The sum is exact, whatever its order.
+#[inline(always)]
+fn error<R: Rule>(values: &[u16; BLOCK_ELEMENTS], scale: u8, start: u8) -> f32 {
+    const LANES: usize = 16;
+    let offset = offset(scale);
+    let mut sums = [0.0; LANES];
+    for part in values.as_chunks::<LANES>().0 {
+        for (sum, &value) in sums.iter_mut().zip(part) {
+            *sum += error_above_zero::<R>(in_units(value, offset));
+        }
+    }
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+    }
+    sums[0] * in_squared_units(scale, start)
+}
+
+/// The factor from units of `scale` squared to those of `start`, which are at most a factor 2^4 apart.
+pub(super) fn in_squared_units(scale: u8, start: u8) -> f32 {
+    let exponent = 127 + 2 * (i32::from(scale) - i32::from(start));
+    f32::from_bits(exponent.cast_unsigned() << 23)
+}
+
+/// Packs a block of which some step has to be watched: tiny values, large hints, and what is no number, whose index is the error.
+#[cold]
+pub(super) fn packed_with_care(
+    values: &[u16; BLOCK_ELEMENTS],
+    packing: Packing,
+    hint: Option<u8>,
+) -> Result<([u8; BLOCK_BYTES], u8), usize> {
+    packed_by_definition(&values.map(float), packing, hint)
+}
+
+fn packed_by_definition(values: &[f32; BLOCK_ELEMENTS], packing: Packing, hint: Option<u8>) -> Result<([u8; BLOCK_BYTES], u8), usize> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(index),
+        None => Ok(reference::pack_block(values, packing, hint)),
+    }
+}
+
+/// The way of f16 and f32, whose magnitudes do not fit the lanes.
+fn pack_by_definition<T: Float>(
+    values: &[T],
+    packing: Packing,
+    hints: Option<&[u8]>,
+    blocks: &mut [[u8; BLOCK_BYTES]],
+    scales: &mut [u8],
+) -> Result<(), usize> {
+    for (index, ((values, block), scale)) in values.as_chunks().0.iter().zip(blocks).zip(scales).enumerate() {
+        let hint = hints.map(|hints| hints[index]);
+        (*block, *scale) =
+            packed_by_definition(&values.map(T::to_f32), packing, hint).map_err(|element| index * BLOCK_ELEMENTS + element)?;
+    }
+    Ok(())
+}
