@@ -8,10 +8,11 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::lanes::{
-    LANES, MAGNITUDE, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, code, error_above_zero, in_units, offset, value_bits, with_rule,
+    LANES, MAGNITUDE, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, add_errors_above_zero, can_win, code, in_squared_units, offset,
+    start_scale, value_bits, with_rule,
 };
 use super::processor::{Level, Vectors, for_each_level};
-use super::rows::{can_win, in_squared_units, packed_with_care, refused, streams, unpacked_with_care};
+use super::rows::{packed_with_care, refused, streams, unpacked_with_care};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale};
 use crate::error::Error;
 use crate::float::Float;
@@ -21,9 +22,6 @@ const CHUNK_OUTPUTS: usize = 256;
 
 /// Blocks of an output that are worked on together: a cache line.
 const STRIP_BLOCKS: usize = 4;
-
-/// Outputs of a strip that are copied together before they are packed, half a page.
-const COPIED_OUTPUTS: usize = 128;
 
 /// Outputs whose blocks are gathered before their values are written row by row.
 const GATHERED_OUTPUTS: usize = 512;
@@ -148,27 +146,20 @@ for_each_level! {
 #[inline(always)]
 fn pack_outputs_kernel<V: Vectors, R: Rule>(values: &[u16], outputs: usize, packing: Packing, output: &mut PackedOutputs<'_>) -> bool {
     let (row_blocks, count) = (output.row_blocks, output.scales.len() / output.row_blocks);
-    let mut copied = [[0u16; COPIED_OUTPUTS]; STRIP_BLOCKS * BLOCK_ELEMENTS];
     for strip in (0..row_blocks).step_by(STRIP_BLOCKS) {
         let strip_blocks = STRIP_BLOCKS.min(row_blocks - strip);
-        for first in (0..count).step_by(COPIED_OUTPUTS) {
-            let width = COPIED_OUTPUTS.min(count - first);
-            for (row, copied) in copied[..strip_blocks * BLOCK_ELEMENTS].iter_mut().enumerate() {
+        for first in (0..count).step_by(LANES) {
+            let lanes = LANES.min(count - first);
+            // All rows are asked for before the first is needed.
+            let mut tiles = [[[0; LANES]; BLOCK_ELEMENTS]; STRIP_BLOCKS];
+            for (row, tile) in tiles[..strip_blocks].as_flattened_mut().iter_mut().enumerate() {
                 let start = (strip * BLOCK_ELEMENTS + row) * outputs + output.first + first;
-                copied[..width].copy_from_slice(&values[start..start + width]);
+                tile[..lanes].copy_from_slice(&values[start..start + lanes]);
             }
-            for lane in (0..width).step_by(LANES) {
-                for block in 0..strip_blocks {
-                    let rows = &copied[block * BLOCK_ELEMENTS..][..BLOCK_ELEMENTS];
-                    let lanes = LANES.min(width - lane);
-                    let mut tile: Tile = [[0; LANES]; BLOCK_ELEMENTS];
-                    for (tile, row) in tile.iter_mut().zip(rows) {
-                        tile[..lanes].copy_from_slice(&row[lane..lane + lanes]);
-                    }
-                    let places = (first + lane..first + lane + lanes).map(|output| output * row_blocks + strip + block);
-                    if !pack_tile::<R>(&tile, packing, output, places) {
-                        return false;
-                    }
+            for (block, tile) in (strip..strip + strip_blocks).zip(&tiles) {
+                let places = (first..first + lanes).map(|output| output * row_blocks + block);
+                if !pack_tile::<R>(tile, packing, output, places) {
+                    return false;
                 }
             }
         }
@@ -185,10 +176,10 @@ fn pack_tile<R: Rule>(tile: &Tile, packing: Packing, output: &mut PackedOutputs<
             *largest = (*largest).max(value & MAGNITUDE);
         }
     }
-    let start = largest.map(|largest| packing.rule.scale(f32::from_bits(u32::from(largest) << 16)));
-    let mut needs_care = start.map(|start| start <= SMALLEST_SCALE);
-    for (needs_care, largest) in needs_care.iter_mut().zip(largest) {
-        *needs_care |= largest >= NOT_FINITE;
+    let (mut start, mut needs_care) = ([0; LANES], [false; LANES]);
+    for lane in 0..LANES {
+        start[lane] = start_scale(packing.rule, largest[lane]);
+        needs_care[lane] = start[lane] <= SMALLEST_SCALE || largest[lane] >= NOT_FINITE;
     }
     let mut hints = None;
     if let Some(all) = output.hints {
@@ -222,7 +213,7 @@ fn pack_tile<R: Rule>(tile: &Tile, packing: Packing, output: &mut PackedOutputs<
 /// The codes of each output, eight to a word, under its scale.
 #[inline(always)]
 fn packed_words<R: Rule>(tile: &Tile, scales: &[u8; LANES]) -> [[u32; LANES]; WORDS] {
-    let offsets = scales.map(offset);
+    let offsets = offsets(scales);
     let mut words = [[0; LANES]; WORDS];
     for (words, rows) in words.iter_mut().zip(tile.as_chunks::<8>().0) {
         // Four codes fill a lane of 16 bits, in which they were computed.
@@ -244,28 +235,33 @@ fn packed_words<R: Rule>(tile: &Tile, scales: &[u8; LANES]) -> [[u32; LANES]; WO
 /// For each output, of its hint, `start` and the scale above it the first with the smallest error.
 #[inline(always)]
 fn chosen_scales<R: Rule>(tile: &Tile, start: &[u8; LANES], hints: Option<&[u8; LANES]>) -> [u8; LANES] {
-    let mut best = *start;
-    let mut least = errors::<R>(tile, start, start);
-    let next = start.map(|start| (start + 1).min(scale::LARGEST));
-    if let Some(hints) = hints
-        && hints != start
-    {
-        let mut candidates = *start;
-        for lane in 0..LANES {
-            // Where the hint cannot win, `start` is tried again and changes nothing.
-            candidates[lane] = if can_win(hints[lane], start[lane]) { hints[lane] } else { start[lane] };
-        }
-        let of_hints = errors::<R>(tile, &candidates, start);
-        for lane in 0..LANES {
-            if of_hints[lane] <= least[lane] {
-                (best[lane], least[lane]) = (candidates[lane], of_hints[lane]);
-            }
+    let mut next = *start;
+    for next in &mut next {
+        *next = (*next + 1).min(scale::LARGEST);
+    }
+    let (of_start, of_next) = (errors::<R>(tile, start, start), errors::<R>(tile, &next, start));
+    let (mut best, mut least) = (*start, of_start);
+    for lane in 0..LANES {
+        if of_next[lane] < of_start[lane] {
+            (best[lane], least[lane]) = (next[lane], of_next[lane]);
         }
     }
-    let of_next = errors::<R>(tile, &next, start);
+    let Some(hints) = hints else { return best };
+    // After a small update nearly all hints are one of the two that were tried.
+    let mut others = *start;
     for lane in 0..LANES {
-        if of_next[lane] < least[lane] {
+        if hints[lane] == next[lane] && of_next[lane] == least[lane] {
             best[lane] = next[lane];
+        } else if hints[lane] != next[lane] && can_win(hints[lane], start[lane]) {
+            others[lane] = hints[lane];
+        }
+    }
+    if others != *start {
+        let of_others = errors::<R>(tile, &others, start);
+        for lane in 0..LANES {
+            if others[lane] != start[lane] && of_others[lane] <= least[lane] {
+                best[lane] = others[lane];
+            }
         }
     }
     best
@@ -274,17 +270,24 @@ fn chosen_scales<R: Rule>(tile: &Tile, start: &[u8; LANES], hints: Option<&[u8; 
 /// For each output, the squared error under its scale less that of packing zeros, in units of `start` squared.
 #[inline(always)]
 fn errors<R: Rule>(tile: &Tile, scales: &[u8; LANES], start: &[u8; LANES]) -> [f32; LANES] {
-    let offsets = scales.map(offset);
+    let offsets = offsets(scales);
     let mut errors = [0.0; LANES];
     for row in tile {
-        for lane in 0..LANES {
-            errors[lane] += error_above_zero::<R>(in_units(row[lane], offsets[lane]));
-        }
+        add_errors_above_zero::<R, LANES>(&mut errors, row, &offsets);
     }
     for lane in 0..LANES {
         errors[lane] *= in_squared_units(scales[lane], start[lane]);
     }
     errors
+}
+
+#[inline(always)]
+fn offsets(scales: &[u8; LANES]) -> [i16; LANES] {
+    let mut offsets = [0; LANES];
+    for lane in 0..LANES {
+        offsets[lane] = offset(scales[lane]);
+    }
+    offsets
 }
 
 /// The way of f16 and f32; false when a value is no number.

@@ -7,7 +7,7 @@
 //! Subnormal elements are off, but below a quarter of the unit for every scale from [`SMALLEST_SCALE`] on, where they are rounded to zero
 //! all the same.
 
-use super::scale;
+use super::{ScaleRule, scale};
 
 /// Lanes that are worked on together: two vectors of 256 bits, or one of 512.
 pub(super) const LANES: usize = 32;
@@ -26,6 +26,9 @@ pub(super) const NORMAL_SCALES: std::ops::RangeInclusive<u8> = 2..=scale::LARGES
 
 /// The magnitude 1 in bf16.
 const ONE: i16 = 0x3f80;
+
+/// The largest one, 6.
+const SIX: i16 = 0x40c0;
 
 /// What a scale adds to the bits of a magnitude.
 #[inline(always)]
@@ -107,13 +110,67 @@ pub(super) fn value_bits(code: u16, offset: i16) -> u16 {
     (if magnitude == 0 { 0 } else { bits }) | (code & 8) << 12
 }
 
-/// The squared error of an element, in units, less that of packing zero: q (q - 2 t). A multiple of 2^-9, and exact in f32, as is the sum
-/// over a block whose largest magnitude is below 16 units.
+/// Bits of the value, 0 to 6, that a magnitude in units is rounded to.
 #[inline(always)]
-pub(super) fn error_above_zero<R: Rule>(units: i16) -> f32 {
-    let float = |bits: u16| f32::from_bits(u32::from(bits) << 16);
-    let packed = float(value_bits(magnitude_code::<R>(units), 0));
-    packed * (packed - 2.0 * float(units.max(0).cast_unsigned()))
+fn rounded_bits<R: Rule>(units: i16) -> u16 {
+    let tie = if R::IS_EVEN { (units >> 6) & 1 } else { 0 };
+    let rounded = (units.wrapping_add(0x1f).wrapping_add(tie) & !0x3f).clamp(ONE, SIX);
+    let from_one = if R::IS_EVEN { units >= 0x3f40 } else { units > 0x3f40 };
+    let below_one = if units > 0x3e80 { ONE - 0x80 } else { 0 };
+    (if from_one { rounded } else { below_one }).cast_unsigned()
+}
+
+/// Adds to `sums` the squared errors of elements, in units, less those of packing zeros: q (q - 2 t) each.
+///
+/// The terms are multiples of 2^-9, so that in f32 a sum over a block whose largest magnitude is below 16 units is exact.
+#[inline(always)]
+pub(super) fn add_errors_above_zero<R: Rule, const N: usize>(sums: &mut [f32; N], values: &[u16; N], offsets: &[i16; N]) {
+    let (mut packed, mut doubled) = ([0; N], [0; N]);
+    for lane in 0..N {
+        let units = in_units(values[lane], offsets[lane]);
+        packed[lane] = rounded_bits::<R>(units);
+        // Twice a number has an exponent of one more; what is far below the unit is packed as zero anyway.
+        doubled[lane] = (units.max(0) + 0x80).cast_unsigned();
+    }
+    for lane in 0..N {
+        let packed = float(packed[lane]);
+        sums[lane] += packed * (packed - float(doubled[lane]));
+    }
+}
+
+/// The bf16 of these bits.
+#[inline(always)]
+pub(super) fn float(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// The factor from units of `scale` squared to those of `start`, which are at most a factor 2^4 apart.
+#[inline(always)]
+pub(super) fn in_squared_units(scale: u8, start: u8) -> f32 {
+    let exponent = 127 + 2 * (i32::from(scale) - i32::from(start));
+    f32::from_bits(exponent.cast_unsigned() << 23)
+}
+
+/// Whether `hint` can have the smallest error where `start` puts the largest magnitude between 4 and 8 units.
+///
+/// Two steps below it the largest element alone loses (4 - 1.5)^2 of `start`'s units squared, more than the 31 others can gain, (1/4)^2
+/// each; five above everything is rounded to zero.
+#[inline(always)]
+pub(super) fn can_win(hint: u8, start: u8) -> bool {
+    (-1..=4).contains(&(i16::from(hint) - i16::from(start)))
+}
+
+/// The scale by `rule` of the largest magnitude's bits: `ScaleRule::scale`, in 16 bits.
+#[inline(always)]
+pub(super) fn start_scale(rule: ScaleRule, largest: u16) -> u8 {
+    let carry = match rule {
+        ScaleRule::Even => 0x20,
+        ScaleRule::Rceil => 0x3f,
+        _ => 0,
+    };
+    // Saturating, because the largest may be no number.
+    let scale = (largest.saturating_add(carry) >> 7).saturating_sub(2).min(u16::from(scale::LARGEST));
+    scale as u8
 }
 
 #[cfg(test)]
@@ -155,13 +212,28 @@ mod tests {
 
     #[test]
     fn errors_are_those_of_the_definition() {
-        for bits in 0..0x4180 {
-            let value = bf16::from_bits(bits).to_f64();
-            let packed = f64::from(VALUES[usize::from(magnitude_code::<Even>(bits.cast_signed()))]);
-            let expected = (value - packed).powi(2) - value.powi(2);
-            let found = f64::from(error_above_zero::<Even>(bits.cast_signed()));
-            assert!((found - expected).abs() <= 1e-12 * expected.abs(), "{value}: {found} instead of {expected}");
-            assert_eq!((found * 512.0).fract(), 0.0, "{value}");
+        let all: Vec<u16> = (0..0x4180).collect();
+        for bits in all.as_chunks::<LANES>().0 {
+            for scale in [120, 127, 128] {
+                let mut errors = [0.0; LANES];
+                add_errors_above_zero::<Even, LANES>(&mut errors, bits, &[offset(scale); LANES]);
+                for (&bits, found) in bits.iter().zip(errors) {
+                    let value = f64::from(float(bits) * scale::inverse(scale));
+                    let packed = f64::from(VALUES[usize::from(Rounding::Even.nearest_code(value as f32))]);
+                    let expected = packed * (packed - 2.0 * value);
+                    assert_eq!(f64::from(found), expected, "{value}");
+                    assert_eq!((found * 512.0).fract(), 0.0, "{value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn scales_are_those_of_the_definition() {
+        for rule in [ScaleRule::Hint, ScaleRule::Even, ScaleRule::Mse, ScaleRule::Floor, ScaleRule::Rceil] {
+            for bits in 0..NOT_FINITE {
+                assert_eq!(start_scale(rule, bits), rule.scale(float(bits)), "{bits:#x} by {rule:?}");
+            }
         }
     }
 }

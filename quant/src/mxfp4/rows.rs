@@ -6,7 +6,10 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::lanes::{NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, error_above_zero, in_units, offset, with_rule};
+use super::lanes::{
+    LANES, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, add_errors_above_zero, can_win, float, in_squared_units, offset, start_scale,
+    with_rule,
+};
 use super::processor::{Level, Vectors, for_each_level};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale};
 use crate::error::Error;
@@ -35,13 +38,12 @@ pub(super) fn unpack_at(level: Level, blocks: &[u8], scales: &[u8], out: &mut [b
     check_length("out", scales.len() * BLOCK_ELEMENTS, out.len())?;
     let out = out.reinterpret_cast_mut();
     let streams = streams(out);
-    let unpack_chunk = |(chunk, ((blocks, scales), out)): (usize, ((&[u8], &[u8]), &mut [u16]))| {
-        let (blocks, out) = (blocks.as_chunks().0, out.as_chunks_mut().0);
-        unpack_blocks::<super::lanes::Even>(level, blocks, scales, out, streams)
-            .map_err(|index| refused(blocks, scales, index, chunk * CHUNK_BLOCKS))
-    };
     let chunks = blocks.par_chunks(CHUNK_BLOCKS * BLOCK_BYTES).zip(scales.par_chunks(CHUNK_BLOCKS));
-    let results = chunks.zip(out.par_chunks_mut(CHUNK_BLOCKS * BLOCK_ELEMENTS)).enumerate().map(unpack_chunk);
+    let results = chunks.zip(out.par_chunks_mut(CHUNK_BLOCKS * BLOCK_ELEMENTS)).enumerate().map(|(chunk, ((blocks, scales), out))| {
+        let (blocks, out) = (blocks.as_chunks().0, out.as_chunks_mut().0);
+        let unpacked = unpack_blocks::<super::lanes::Even>(level, blocks, scales, out, streams);
+        unpacked.map_err(|index| refused(blocks, scales, index, chunk * CHUNK_BLOCKS))
+    });
     first_error(results)
 }
 
@@ -172,7 +174,7 @@ fn pack_kernel<V: Vectors, R: Rule>(
         }
         for (index, ((values, block), scale)) in values.iter().zip(blocks).zip(scales).enumerate() {
             let hint = hints.map(|hints| hints[first + index]);
-            let start = packing.rule.scale(float(largest[index]));
+            let start = start_scale(packing.rule, largest[index]);
             if largest[index] >= NOT_FINITE || start <= SMALLEST_SCALE || hint.is_some_and(|hint| hint > scale::LARGEST) {
                 let packed = packed_with_care(values, packing, hint);
                 (*block, *scale) = packed.map_err(|element| (first + index) * BLOCK_ELEMENTS + element)?;
@@ -188,55 +190,32 @@ fn pack_kernel<V: Vectors, R: Rule>(
     Ok(())
 }
 
-fn float(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
 /// Of the hint, `start` and the scale above it the first with the smallest error.
 #[inline(always)]
 fn chosen_scale<R: Rule>(values: &[u16; BLOCK_ELEMENTS], start: u8, hint: Option<u8>) -> u8 {
-    let mut best = (start, error::<R>(values, start, start));
-    if let Some(hint) = hint.filter(|&hint| can_win(hint, start)) {
-        let of_hint = error::<R>(values, hint, start);
-        if of_hint <= best.1 {
-            best = (hint, of_hint);
-        }
-    }
     let next = (start + 1).min(scale::LARGEST);
-    if error::<R>(values, next, start) < best.1 { next } else { best.0 }
-}
-
-/// Whether `hint` can have the smallest error where `start` puts the largest magnitude between 4 and 8 units.
-///
-/// Two steps below it the largest element alone loses (4 - 1.5)^2 of `start`'s units squared, more than the 31 others can gain, (1/4)^2
-/// each; five above everything is rounded to zero.
-pub(super) fn can_win(hint: u8, start: u8) -> bool {
-    (-1..=4).contains(&(i16::from(hint) - i16::from(start)))
+    let (of_start, of_next) = (error::<R>(values, start, start), error::<R>(values, next, start));
+    let (best, least) = if of_next < of_start { (next, of_next) } else { (start, of_start) };
+    match hint {
+        Some(hint) if hint == next && of_next == least => hint,
+        Some(hint) if hint != start && hint != next && can_win(hint, start) && error::<R>(values, hint, start) <= least => hint,
+        _ => best,
+    }
 }
 
 /// The squared error under `scale` less that of packing zeros, in units of `start` squared. The sum is exact, whatever its order.
 #[inline(always)]
 fn error<R: Rule>(values: &[u16; BLOCK_ELEMENTS], scale: u8, start: u8) -> f32 {
-    const LANES: usize = 16;
-    let offset = offset(scale);
     let mut sums = [0.0; LANES];
-    for part in values.as_chunks::<LANES>().0 {
-        for (sum, &value) in sums.iter_mut().zip(part) {
-            *sum += error_above_zero::<R>(in_units(value, offset));
-        }
-    }
-    for half in [8, 4, 2, 1] {
+    add_errors_above_zero::<R, LANES>(&mut sums, values, &[offset(scale); LANES]);
+    let mut half = LANES / 2;
+    while half > 0 {
         for lane in 0..half {
             sums[lane] += sums[lane + half];
         }
+        half /= 2;
     }
     sums[0] * in_squared_units(scale, start)
-}
-
-/// The factor from units of `scale` squared to those of `start`, which are at most a factor 2^4 apart.
-pub(super) fn in_squared_units(scale: u8, start: u8) -> f32 {
-    let exponent = 127 + 2 * (i32::from(scale) - i32::from(start));
-    f32::from_bits(exponent.cast_unsigned() << 23)
 }
 
 /// Packs a block of which some step has to be watched: tiny values, large hints, and what is no number, whose index is the error.
