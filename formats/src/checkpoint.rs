@@ -25,4 +25,4 @@ pub use random::write_random_model;
 pub use reader::Checkpoint;
 pub use shards::IndexProblem;
 pub use tensors::{ExpertStorage, Projection, tensor_specs};
-pub use writer::CheckpointWriter;
+pub use writer::{CheckpointWriter, SealedCheckpoint};

@@ -180,6 +180,41 @@ pub enum Error {
         #[source]
         source: ft_quant::Error,
     },
+    /// Experts that cannot be packed.
+    #[error("tensor `{tensor}` in {} cannot be converted, expert {expert}", path.display())]
+    Unpackable {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+        /// Index of the expert; the indices of the source count from its first element.
+        expert: usize,
+        /// Which element.
+        #[source]
+        source: ft_quant::Error,
+    },
+    /// A weight that is NaN or infinite.
+    #[error("tensor `{tensor}` in {} holds a value that is not a finite number, at {index}", path.display())]
+    NotFinite {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+        /// Index of the element, in the order of the file.
+        index: usize,
+    },
+    /// Scales that are taken from a model of other sizes.
+    #[error("the scales of {} do not fit: `{tensor}` has shape {found:?} there, expected {expected:?}", path.display())]
+    ForeignHints {
+        /// The model that they were taken from.
+        path: PathBuf,
+        /// The tensor of scales.
+        tensor: String,
+        /// The shape that fits.
+        expected: Vec<usize>,
+        /// Its shape.
+        found: Vec<usize>,
+    },
     /// An index that the model does not reach.
     #[error("there is no {what} {index}: the model has {count}")]
     NoSuch {
@@ -277,6 +312,11 @@ impl Hint for Error {
             Self::Config { problem, .. } | Self::Setting(problem) => problem.hint(),
             Self::Index { problem, .. } => problem.hint(),
             Self::WrongShape { .. } => Some("the config and the tensors belong to different models, or the file is damaged".to_owned()),
+            Self::Unpackable { .. } | Self::NotFinite { .. } => {
+                Some("a model with NaN or infinite weights computes nothing: convert an earlier checkpoint".to_owned())
+            }
+            Self::ForeignHints { .. } => Some("give the MXFP4 model that this one was trained from".to_owned()),
+            Self::NotPacked { .. } => Some("give a model whose experts are in MXFP4".to_owned()),
             Self::Packed { .. } => Some("the file is damaged: copy or download it again".to_owned()),
             Self::UnsupportedLayout { .. } => Some("use a checkpoint in the layout of openai/gpt-oss-20b, in MXFP4 or bf16".to_owned()),
             Self::Adapter { problem, .. } => problem.hint(),

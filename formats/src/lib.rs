@@ -12,6 +12,7 @@ pub mod harmony;
 mod json;
 mod output;
 pub mod peft;
+pub mod requantize;
 pub mod safetensors;
 pub mod tokenizer;
 

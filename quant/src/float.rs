@@ -25,7 +25,7 @@ pub trait Float: Copy + Send + Sync + sealed::Sealed {
 
 impl Float for bf16 {
     fn to_f32(self) -> f32 {
-        Self::to_f32(self)
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
     fn bf16_bits(values: &[Self]) -> Option<&[u16]> {

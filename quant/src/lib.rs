@@ -5,9 +5,13 @@
 
 #![deny(missing_docs)]
 
+mod accuracy;
+mod codec;
 mod error;
 mod float;
 pub mod mxfp4;
 
+pub use accuracy::Accuracy;
+pub use codec::Codec;
 pub use error::Error;
 pub use float::Float;

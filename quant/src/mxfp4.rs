@@ -14,6 +14,7 @@
 mod columns;
 mod element;
 mod lanes;
+pub(crate) mod measure;
 mod processor;
 mod reference;
 mod rows;
@@ -67,6 +68,6 @@ impl Packing {
     }
 }
 
-fn check_length(slice: &'static str, expected: usize, found: usize) -> Result<(), Error> {
+pub(crate) fn check_length(slice: &'static str, expected: usize, found: usize) -> Result<(), Error> {
     if expected == found { Ok(()) } else { Err(Error::Length { slice, expected, found }) }
 }

@@ -12,6 +12,7 @@ mod write;
 
 pub use problem::ConfigProblem;
 pub use rope::YarnScaling;
+pub(super) use write::with_storage;
 
 use std::path::Path;
 

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use ft_quant::mxfp4::unpack_transposed;
 use half::bf16;
+use serde_json::Value;
 
+use super::config;
 use super::experts::ExpertWeights;
 use super::layout::{Layout, foreign};
 use super::shards::Shards;
@@ -22,6 +24,8 @@ use crate::safetensors::{SafetensorsFile, TensorSpec, TensorView};
 pub struct Checkpoint {
     path: PathBuf,
     config: Config,
+    config_path: PathBuf,
+    layout: Layout,
     storage: ExpertStorage,
     files: Vec<SafetensorsFile>,
     /// In the order of a forward pass, with the types found.
@@ -99,7 +103,7 @@ impl Checkpoint {
         }
         let by_name: HashMap<String, usize> = specs.iter().enumerate().map(|(index, spec)| (spec.name.clone(), index)).collect();
         let storage = by_name.get(&name).map_or(storage, |&index| ExpertStorage::Float(specs[index].dtype));
-        Ok(Self { path: directory.to_owned(), config, storage, files, specs, places, by_name })
+        Ok(Self { path: directory.to_owned(), config, config_path: home_config, layout, storage, files, specs, places, by_name })
     }
 
     /// The directory, as given to [`Checkpoint::open`].
@@ -112,6 +116,41 @@ impl Checkpoint {
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The content of a `config.json` for this model with its experts stored as `storage`. What the model's own says is kept, also where
+    /// this program knows nothing of it; that of OpenAI's layout is written anew.
+    pub(super) fn config_json_as(&self, storage: ExpertStorage) -> Result<Value> {
+        match self.layout {
+            Layout::HuggingFace => config::with_storage(&self.config_path, storage),
+            Layout::Original => {
+                let has_mxfp4_experts = storage == ExpertStorage::Mxfp4;
+                Ok(Config { has_mxfp4_experts, dtype: (!has_mxfp4_experts).then(|| storage.dtype()), ..self.config.clone() }.to_json())
+            }
+        }
+    }
+
+    /// The tensors of this model with its experts' matrices stored as `storage` and all others in the types that they have.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when its sizes do not allow MXFP4.
+    pub fn specs_as(&self, storage: ExpertStorage) -> Result<Vec<TensorSpec>> {
+        if storage == ExpertStorage::Mxfp4 {
+            self.config.check_blocks().map_err(|problem| Error::Config { path: self.config_path.clone(), problem })?;
+        }
+        let matrices: HashSet<String> = self.expert_matrices().map(|(layer, projection)| projection.tensor_name(layer)).collect();
+        let mut specs = tensor_specs(&self.config, storage);
+        for spec in specs.iter_mut().filter(|spec| !matrices.contains(&spec.name)) {
+            if let Some(&index) = self.by_name.get(&spec.name) {
+                spec.dtype = self.specs[index].dtype;
+            }
+        }
+        Ok(specs)
+    }
+
+    /// Layer and projection of every tensor of experts' matrices, in the order of a forward pass.
+    pub fn expert_matrices(&self) -> impl Iterator<Item = (usize, Projection)> + use<> {
+        (0..self.config.num_hidden_layers).flat_map(|layer| Projection::ALL.map(|projection| (layer, projection)))
     }
 
     /// How the experts are stored.
@@ -158,6 +197,16 @@ impl Checkpoint {
     #[must_use]
     pub fn file_of(&self, name: &str) -> &Path {
         self.by_name.get(name).map_or(&*self.path, |&index| self.files[self.places[index].file].path())
+    }
+
+    /// Has the system read these bytes of a tensor ahead.
+    pub(crate) fn prefetch(&self, bytes: &[u8]) {
+        self.files.iter().for_each(|file| file.prefetch(bytes));
+    }
+
+    /// Takes these bytes of a tensor out of this process's memory, where the system counts what was read; they stay readable.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        self.files.iter().for_each(|file| file.release(bytes));
     }
 
     /// The experts' matrices of a layer, as they are stored.

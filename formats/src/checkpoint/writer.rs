@@ -4,17 +4,49 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::generation_config::generation_config;
 use super::shards::{INDEX, index_json, shard_name};
-use super::{Config, ExpertStorage, tensor_specs};
+use super::{Checkpoint, Config, ExpertStorage, tensor_specs};
 use crate::error::{Error, InFile, Result};
 use crate::output::{PartialDirectory, write_synced};
 use crate::safetensors::{SafetensorsWriter, TensorSpec};
 use crate::tokenizer::write_tokenizer_files;
 
+/// Name of the config.
+const CONFIG: &str = "config.json";
+
 /// Files of a model that do not depend on its weights.
 const COMPANIONS: [&str; 5] =
     ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
+
+/// How the names of weights end, whatever wrote them.
+const WEIGHT_ENDINGS: [&str; 9] = ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "onnx"];
+
+/// A model directory that is whole and synced, under a hidden name until it is published; it leaves nothing when it is dropped before.
+#[derive(Debug)]
+pub struct SealedCheckpoint {
+    directory: PartialDirectory,
+}
+
+impl SealedCheckpoint {
+    /// Where it is meanwhile: a model like any other.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Makes it appear under its name, which it gives.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] when something was put in its place meanwhile, [`Error::Io`].
+    pub fn publish(self) -> Result<PathBuf> {
+        let target = self.directory.target().to_owned();
+        self.directory.finish()?;
+        Ok(target)
+    }
+}
 
 /// A model directory in the making; it appears under its name when it is finished, and leaves nothing when it is dropped before.
 #[derive(Debug)]
@@ -23,6 +55,8 @@ pub struct CheckpointWriter {
     shards: Vec<SafetensorsWriter>,
     directory: PartialDirectory,
     config: Config,
+    /// The content of `config.json`.
+    json: Value,
     specs: Vec<TensorSpec>,
     /// Index of the shard of each tensor.
     by_tensor: HashMap<String, usize>,
@@ -43,7 +77,7 @@ impl CheckpointWriter {
     /// # Errors
     /// As [`CheckpointWriter::create`]; [`Error::Exists`] for a directory that holds something else than a model.
     pub fn replace(directory: &Path, config: &Config, storage: ExpertStorage, max_shard_bytes: u64) -> Result<Self> {
-        Self::begin(directory, config, storage, max_shard_bytes, Some("config.json"))
+        Self::begin(directory, config, storage, max_shard_bytes, Some(CONFIG))
     }
 
     fn begin(
@@ -62,6 +96,32 @@ impl CheckpointWriter {
         };
         config.validate().map_err(Error::Setting)?;
         let specs = tensor_specs(&config, storage);
+        let json = config.to_json();
+        Self::of_specs(directory, config, json, specs, max_shard_bytes, replaced)
+    }
+
+    /// Begins a copy of `source` with its experts stored as `storage`. All other tensors keep their types, `config.json` keeps what it
+    /// says but for the storage of the experts, and the files beside the weights (tokenizer, template, licence) are copied at once.
+    ///
+    /// # Errors
+    /// As [`CheckpointWriter::create`]; [`Error::Config`] when the sizes of `source` do not allow MXFP4.
+    pub fn restored(directory: &Path, source: &Checkpoint, storage: ExpertStorage, max_shard_bytes: u64) -> Result<Self> {
+        let specs = source.specs_as(storage)?;
+        let config = Config { has_mxfp4_experts: storage == ExpertStorage::Mxfp4, ..source.config().clone() };
+        let json = source.config_json_as(storage)?;
+        let writer = Self::of_specs(directory, config, json, specs, max_shard_bytes, None)?;
+        copy_all_but_weights(source.path(), writer.partial_path())?;
+        Ok(writer)
+    }
+
+    fn of_specs(
+        directory: &Path,
+        config: Config,
+        json: Value,
+        specs: Vec<TensorSpec>,
+        max_shard_bytes: u64,
+        replaced: Option<&'static str>,
+    ) -> Result<Self> {
         let groups = grouped(&specs, max_shard_bytes)?;
         let directory = PartialDirectory::create(directory, replaced)?;
         let (mut shards, mut by_tensor) = (Vec::new(), HashMap::new());
@@ -70,7 +130,7 @@ impl CheckpointWriter {
             shards.push(SafetensorsWriter::create(&path, group, &BTreeMap::new())?);
             by_tensor.extend(group.iter().map(|spec| (spec.name.clone(), index)));
         }
-        Ok(Self { shards, directory, config, specs, by_tensor })
+        Ok(Self { shards, directory, config, json, specs, by_tensor })
     }
 
     /// The tensors that it takes, in the order of a forward pass; they can be written in any order.
@@ -112,14 +172,8 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::Io`].
     pub fn copy_companions(&mut self, source: &Path) -> Result<()> {
-        for name in COMPANIONS {
-            let from = source.join(name);
-            if from.is_file() {
-                let to = self.directory.path().join(name);
-                fs::copy(&from, &to).and_then(|_| fs::File::open(&to)?.sync_all()).in_file("copy", &from)?;
-            }
-        }
-        Ok(())
+        let present = COMPANIONS.into_iter().filter(|name| source.join(name).is_file());
+        present.into_iter().try_for_each(|name| copy_synced(&source.join(name), &self.directory.path().join(name)))
     }
 
     /// Writes the tokenizer of gpt-oss.
@@ -133,11 +187,18 @@ impl CheckpointWriter {
     /// Adds index, config and generation config, and makes the directory appear under its name.
     ///
     /// # Errors
-    /// [`Error::WrittenLength`] for the first tensor that is not whole, [`Error::Exists`] when something was put in the directory's
-    /// place meanwhile, [`Error::Io`].
+    /// As [`CheckpointWriter::seal`] and [`SealedCheckpoint::publish`].
     pub fn finish(self) -> Result<PathBuf> {
+        self.seal()?.publish()
+    }
+
+    /// Adds index, config and generation config; all that is left to do then is to publish it.
+    ///
+    /// # Errors
+    /// [`Error::WrittenLength`] for the first tensor that is not whole, [`Error::Io`].
+    pub fn seal(self) -> Result<SealedCheckpoint> {
         let total_bytes = self.total_bytes();
-        let Self { shards, directory, config, by_tensor, .. } = self;
+        let Self { shards, directory, config, json, by_tensor, .. } = self;
         let count = shards.len();
         for shard in shards {
             shard.finish()?;
@@ -146,14 +207,12 @@ impl CheckpointWriter {
             let weight_map = by_tensor.into_iter().map(|(name, index)| (name, shard_name(index + 1, count))).collect();
             write_json(&directory.path().join(INDEX), &index_json(&weight_map, total_bytes))?;
         }
-        write_json(&directory.path().join("config.json"), &config.to_json())?;
+        write_json(&directory.path().join(CONFIG), &json)?;
         let generation = directory.path().join("generation_config.json");
         if !generation.exists() {
             write_json(&generation, &generation_config(&config))?;
         }
-        let target = directory.target().to_owned();
-        directory.finish()?;
-        Ok(target)
+        Ok(SealedCheckpoint { directory })
     }
 
     fn shard(&mut self, name: &str) -> Result<&mut SafetensorsWriter> {
@@ -162,6 +221,28 @@ impl CheckpointWriter {
             None => Err(Error::UnknownTensor { tensor: name.to_owned(), path: self.directory.target().to_owned() }),
         }
     }
+}
+
+/// Copies what lies beside the weights: tokenizer, template, licence, model card. Folders, hidden files and weights of any kind stay.
+fn copy_all_but_weights(from: &Path, to: &Path) -> Result<()> {
+    let mut names: Vec<_> = Vec::new();
+    for entry in fs::read_dir(from).in_file("read", from)? {
+        names.push(entry.in_file("read", from)?.file_name());
+    }
+    names.sort();
+    for name in names {
+        let Some(text) = name.to_str() else { continue };
+        let ending = text.rsplit_once('.').map_or("", |(_, ending)| ending);
+        let is_weights = WEIGHT_ENDINGS.contains(&ending) || text.ends_with(".index.json");
+        if !is_weights && text != CONFIG && !text.starts_with('.') && from.join(text).is_file() {
+            copy_synced(&from.join(text), &to.join(text))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_synced(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).and_then(|_| fs::File::open(to)?.sync_all()).in_file("copy", from)
 }
 
 /// `specs` in order, cut into shards.
@@ -183,6 +264,6 @@ fn grouped(specs: &[TensorSpec], max_shard_bytes: u64) -> Result<Vec<Vec<TensorS
     Ok(groups)
 }
 
-fn write_json(path: &Path, value: &serde_json::Value) -> Result<()> {
+fn write_json(path: &Path, value: &Value) -> Result<()> {
     write_synced(path, format!("{value:#}\n").as_bytes())
 }

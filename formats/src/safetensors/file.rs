@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
 use super::header::{self, Entry, HeaderProblem, PREFIX_BYTES};
 use crate::dtype::Dtype;
@@ -106,6 +106,27 @@ impl SafetensorsFile {
     #[must_use]
     pub fn data_bytes(&self) -> u64 {
         (self.map.len() - self.data_start) as u64
+    }
+
+    /// Has the system read these bytes ahead, if they are of this file. Whether it does is its own business.
+    pub(crate) fn prefetch(&self, bytes: &[u8]) {
+        if let Some(offset) = self.offset_of(bytes) {
+            // Advice that is not taken changes nothing.
+            let _ = self.map.advise_range(Advice::WillNeed, offset, bytes.len());
+        }
+    }
+
+    /// Takes these bytes out of this process's memory, if they are of this file; they are read again when they are asked for.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        if let Some(offset) = self.offset_of(bytes) {
+            // SAFETY: the map is of a file and never written to, so that its pages can be read again.
+            let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len()) };
+        }
+    }
+
+    fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
+        let offset = bytes.as_ptr().addr().checked_sub(self.map.as_ptr().addr())?;
+        (offset + bytes.len() <= self.map.len() && !bytes.is_empty()).then_some(offset)
     }
 
     fn view<'a>(&'a self, entry: &'a Entry) -> TensorView<'a> {

@@ -1,8 +1,13 @@
 //! `config.json` as it is written: the keys of the published file, in its alphabetical order.
 
-use serde_json::{Value, json};
+use std::path::Path;
 
-use super::{Config, LayerType};
+use serde_json::{Map, Value, json};
+
+use super::{Config, LIMIT_BYTES, LayerType};
+use crate::checkpoint::ExpertStorage;
+use crate::error::Result;
+use crate::json::read_object;
 
 /// The version that the published files name. Source: openai/gpt-oss-20b config.json.
 const TRANSFORMERS_VERSION: &str = "4.55.0.dev0";
@@ -59,6 +64,36 @@ impl Config {
         }
         config
     }
+}
+
+/// The config in `path`, its keys as they are, but for what tells how the experts are stored.
+pub(in crate::checkpoint) fn with_storage(path: &Path, storage: ExpertStorage) -> Result<Value> {
+    const QUANTIZATION: &str = "quantization_config";
+    let mut object = read_object(path, LIMIT_BYTES)?;
+    let was_sorted = object.keys().is_sorted();
+    match storage {
+        ExpertStorage::Mxfp4 if object.get(QUANTIZATION).is_none_or(Value::is_null) => {
+            object.insert(QUANTIZATION.to_owned(), quantization_config());
+        }
+        ExpertStorage::Mxfp4 => {}
+        ExpertStorage::Float(dtype) => {
+            object.shift_remove(QUANTIZATION);
+            // A config may have either spelling, or both.
+            let mut spellings: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|key| object.contains_key(*key)).collect();
+            if spellings.is_empty() {
+                spellings.push("dtype");
+            }
+            for key in spellings {
+                object.insert(key.to_owned(), dtype.torch_name().into());
+            }
+        }
+    }
+    if was_sorted {
+        let mut entries: Vec<(String, Value)> = object.into_iter().collect();
+        entries.sort_by(|(left, _), (right, _)| left.cmp(right));
+        object = Map::from_iter(entries);
+    }
+    Ok(Value::Object(object))
 }
 
 /// Source: openai/gpt-oss-20b config.json.
