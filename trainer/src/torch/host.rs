@@ -15,5 +15,6 @@ mod swiglu;
 pub use adamw::{AdamWFactors, adamw};
 pub use cross_entropy::{Row, cross_entropy_rows};
 pub use element::Element;
+pub use parallel::map_indices;
 pub use slices::{elements, elements_mut, floats, floats_mut, is_host};
 pub use swiglu::{swiglu_backward_rows, swiglu_rows};
