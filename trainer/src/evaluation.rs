@@ -84,9 +84,6 @@ pub fn evaluate(request: &EvaluationRequest<'_>, progress: &mut dyn FnMut(Evalua
     let checkpoint = Checkpoint::open(request.model)?;
     let reference_checkpoint = request.reference.map(Checkpoint::open).transpose()?;
     let dataset = read_samples(request)?;
-    for checkpoint in std::iter::once(&checkpoint).chain(&reference_checkpoint) {
-        check_samples(&dataset.samples, checkpoint)?;
-    }
     let mismatch = match &reference_checkpoint {
         Some(reference) => {
             check_vocabularies(reference, &checkpoint)?;
@@ -94,6 +91,9 @@ pub fn evaluate(request: &EvaluationRequest<'_>, progress: &mut dyn FnMut(Evalua
         }
         None => None,
     };
+    for checkpoint in std::iter::once(&checkpoint).chain(&reference_checkpoint) {
+        check_samples(&dataset.samples, checkpoint)?;
+    }
 
     let corpus = Corpus::new(&dataset.samples);
     let total = dataset.statistics.tokens as u64;
