@@ -8,7 +8,7 @@
 use tch::{Kind, TchError, Tensor};
 
 use crate::error::Result;
-use crate::torch::host::{floats, is_host, map_indices};
+use crate::torch::host::{divergence_sums, finite_peak, floats, is_host, map_indices, sum_of_exponentials};
 use crate::torch::ops::{Named, contiguous, dims2, to_f64_vec, to_i64_vec};
 
 /// Figures of one token.
@@ -79,39 +79,28 @@ fn figures_on_host(logits_nv: &Tensor, reference_nv: Option<&Tensor>, targets_n:
 
 /// The figures of one row; the error says whether it is the reference that is not finite.
 fn one_row(logits: &[f32], reference: Option<&[f32]>, target: usize) -> Result<TokenFigures, bool> {
-    let (top, peak) = likeliest(logits).ok_or(false)?;
+    let peak = finite_peak(logits).ok_or(false)?;
+    let place_of = |logits: &[f32], peak: f32| logits.iter().position(|&logit| logit == peak);
+    let loss = |logits: &[f32], peak: f32, log_sum: f64| log_sum - (f64::from(logits[target]) - f64::from(peak));
+    let top = place_of(logits, peak);
     let Some(reference) = reference else {
-        let log_sum = logits.iter().map(|&logit| (f64::from(logit) - peak).exp()).sum::<f64>().ln();
-        return Ok(TokenFigures { loss: log_sum - (f64::from(logits[target]) - peak), is_correct: top == target, against: None });
+        let log_sum = sum_of_exponentials(logits, peak).ln();
+        return Ok(TokenFigures { loss: loss(logits, peak, log_sum), is_correct: top == Some(target), against: None });
     };
-    let (reference_top, reference_peak) = likeliest(reference).ok_or(true)?;
-    let (mut sum, mut reference_sum, mut weighted_difference) = (0.0, 0.0, 0.0);
-    for (&logit, &reference) in logits.iter().zip(reference) {
-        let (logit, reference) = (f64::from(logit) - peak, f64::from(reference) - reference_peak);
-        let exponential = reference.exp();
-        sum += logit.exp();
-        reference_sum += exponential;
-        weighted_difference += exponential * (reference - logit);
-    }
-    let (log_sum, reference_log_sum) = (sum.ln(), reference_sum.ln());
+    let reference_peak = finite_peak(reference).ok_or(true)?;
+    let reference_top = place_of(reference, reference_peak);
+    let sums = divergence_sums(logits, peak, reference, reference_peak);
+    let (log_sum, reference_log_sum) = (sums.exponentials.ln(), sums.reference_exponentials.ln());
     // log p - log q is the difference of the shifted logits less that of the logarithms of their sums, and p sums to 1.
-    let kl_divergence = weighted_difference / reference_sum - reference_log_sum + log_sum;
+    let kl_divergence = sums.weighted_differences / sums.reference_exponentials - reference_log_sum + log_sum;
     let against = AgainstReference {
-        reference_loss: reference_log_sum - (f64::from(reference[target]) - reference_peak),
-        reference_is_correct: reference_top == target,
+        reference_loss: loss(reference, reference_peak, reference_log_sum),
+        reference_is_correct: reference_top == Some(target),
         // Rounding may leave equal distributions at -1e-17.
         kl_divergence: kl_divergence.max(0.0),
         has_same_top: top == reference_top,
     };
-    Ok(TokenFigures { loss: log_sum - (f64::from(logits[target]) - peak), is_correct: top == target, against: Some(against) })
-}
-
-/// The largest logit and the first place where it stands; `None` when one is not finite.
-fn likeliest(logits: &[f32]) -> Option<(usize, f64)> {
-    let is_finite = logits.iter().fold(true, |all, logit| all & logit.is_finite());
-    let peak = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let place = logits.iter().position(|&logit| logit == peak)?;
-    is_finite.then_some((place, f64::from(peak)))
+    Ok(TokenFigures { loss: loss(logits, peak, log_sum), is_correct: top == Some(target), against: Some(against) })
 }
 
 /// The same by tensor operations, for logits on a device.
