@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use ft_trainer::recipe::TrainingDtype;
 
-use crate::commands::{chat, generate, init, inspect, logits, plan, preview, recipes, render, train};
+use crate::commands::{chat, eval, generate, init, inspect, logits, plan, preview, recipes, render, train};
 
 const AFTER_HELP: &str = "\
 First steps:
@@ -38,6 +38,7 @@ pub(crate) enum Verb {
     Generate(generate::Arguments),
     Chat(chat::Arguments),
     Logits(logits::Arguments),
+    Eval(eval::Arguments),
     Inspect(inspect::Arguments),
     Recipes(recipes::Arguments),
 }

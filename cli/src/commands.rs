@@ -1,6 +1,7 @@
 //! The verbs.
 
 pub(crate) mod chat;
+pub(crate) mod eval;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod inspect;
@@ -26,6 +27,7 @@ pub(crate) fn run(verb: &Verb, terminal: &Terminal) -> Result<()> {
         Verb::Generate(arguments) => generate::run(arguments, terminal),
         Verb::Chat(arguments) => chat::run(arguments, terminal),
         Verb::Logits(arguments) => logits::run(arguments, terminal),
+        Verb::Eval(arguments) => eval::run(arguments, terminal),
         Verb::Inspect(arguments) => inspect::run(arguments, terminal),
         Verb::Recipes(arguments) => recipes::run(arguments, terminal),
     }

@@ -39,6 +39,8 @@ pub(crate) enum Error {
     EmptyPrompt,
     #[error("there is no recipe `{name}`")]
     UnknownRecipe { name: String, known: Vec<&'static str> },
+    #[error("the mean KL divergence of {} from its reference is {mean}, above the bound of {bound}", model.display())]
+    KlAboveBound { model: PathBuf, mean: f64, bound: f64 },
     #[error("this model takes {}, but {} are free at {}", bytes(*needed_bytes), bytes(*available_bytes), path.display())]
     DiskSpace { needed_bytes: u64, available_bytes: u64, path: PathBuf },
 }
@@ -81,6 +83,9 @@ impl Hint for Error {
             Self::SettingWithoutRecipe { .. } => "preview a recipe, or leave --set out",
             Self::EmptyPrompt => "give the question: --prompt \"...\"",
             Self::UnknownRecipe { known, .. } => return Some(format!("there are: {}", known.join(", "))),
+            Self::KlAboveBound { .. } => {
+                "what is furthest off stands in the table: channels, the largest divergences, layers of the router"
+            }
             Self::DiskSpace { .. } => "free some space, or choose another directory",
             Self::Output { .. } | Self::Input { .. } => return None,
         };

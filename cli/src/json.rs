@@ -17,7 +17,10 @@ struct Versioned<'a, T> {
 
 /// Prints `content`, which is a struct, as JSON. Numbers read back to the same bits.
 pub(crate) fn print(content: &impl Serialize, terminal: &Terminal) -> Result<()> {
-    let object = Versioned { version: VERSION, content };
-    let text = serde_json::to_string(&object).map_err(|error| Error::Output { source: error.into() })?;
-    terminal.print(&text)
+    terminal.print(&text(content)?)
+}
+
+/// The same object as text.
+pub(crate) fn text(content: &impl Serialize) -> Result<String> {
+    serde_json::to_string(&Versioned { version: VERSION, content }).map_err(|error| Error::Output { source: error.into() })
 }

@@ -1,42 +1,79 @@
-//! Progress of reading or writing bytes, on stderr.
+//! Progress of work that is counted in bytes or tokens, on stderr.
 
+use std::marker::PhantomData;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::terminal::Terminal;
-use crate::units::{bytes, duration, share};
+use crate::units::{bytes, duration, share, whole};
 
 /// Seconds between two lines where stderr is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// What is counted.
+pub(crate) trait Unit {
+    /// The bar, for indicatif.
+    const TEMPLATE: &'static str;
+    /// So many of it.
+    fn words(count: u64) -> String;
+}
+
+#[derive(Debug)]
+pub(crate) enum Bytes {}
+
+#[derive(Debug)]
+pub(crate) enum Tokens {}
+
+impl Unit for Bytes {
+    const TEMPLATE: &'static str = "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
+
+    fn words(count: u64) -> String {
+        bytes(count)
+    }
+}
+
+impl Unit for Tokens {
+    const TEMPLATE: &'static str = "{msg} [{bar:30}] {human_pos}/{human_len} tokens, {eta} left";
+
+    fn words(count: u64) -> String {
+        format!("{} tokens", whole(count))
+    }
+}
+
+/// Progress in bytes.
+pub(crate) type ByteProgress = Progress<Bytes>;
+
+/// Progress in tokens.
+pub(crate) type TokenProgress = Progress<Tokens>;
+
 /// A bar on a terminal; elsewhere a line every few seconds, so that short work says nothing.
 #[derive(Debug)]
-pub(crate) struct ByteProgress {
+pub(crate) struct Progress<U: Unit> {
     label: String,
     bar: Option<ProgressBar>,
     started: Instant,
     last_line: Instant,
     done: u64,
+    unit: PhantomData<U>,
 }
 
-impl ByteProgress {
+impl<U: Unit> Progress<U> {
     pub(crate) fn new(label: String, terminal: &Terminal) -> Self {
         let bar = terminal.stderr.is_terminal.then(|| {
-            let template = "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
             let bar = ProgressBar::no_length().with_message(label.clone());
-            bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_style(ProgressStyle::with_template(U::TEMPLATE).unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Self { label, bar, started: Instant::now(), last_line: Instant::now(), done: 0 }
+        Self { label, bar, started: Instant::now(), last_line: Instant::now(), done: 0, unit: PhantomData }
     }
 
-    /// `more` bytes of `total` are done.
+    /// `more` of `total` are done.
     pub(crate) fn advance(&mut self, more: u64, total: u64) {
         self.set(self.done.saturating_add(more), total);
     }
 
-    /// `done` bytes of `total` are done.
+    /// `done` of `total` are done.
     pub(crate) fn set(&mut self, done: u64, total: u64) {
         self.done = done;
         if let Some(bar) = &self.bar {
@@ -44,7 +81,7 @@ impl ByteProgress {
             bar.set_position(done);
         } else if self.last_line.elapsed() >= LINE_INTERVAL {
             self.last_line = Instant::now();
-            eprintln!("{}: {} of {}, {} left", self.label, share(done, total), bytes(total), duration(self.seconds_left(total)));
+            eprintln!("{}: {} of {}, {} left", self.label, share(done, total), U::words(total), duration(self.seconds_left(total)));
         }
     }
 
@@ -62,7 +99,7 @@ impl ByteProgress {
     }
 }
 
-impl Drop for ByteProgress {
+impl<U: Unit> Drop for Progress<U> {
     fn drop(&mut self) {
         self.finish();
     }

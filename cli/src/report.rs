@@ -74,6 +74,25 @@ pub(crate) fn data_warnings(statistics: &Statistics) -> Vec<String> {
     if statistics.dropped > 0 {
         warnings.push(format!("{} left out for their length", samples(statistics.dropped)));
     }
+    warnings.extend(warnings_of_lines(statistics));
+    warnings
+}
+
+/// What is odd about a dataset that a model is evaluated on.
+pub(crate) fn evaluation_warnings(statistics: &Statistics) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if statistics.truncated > 0 {
+        warnings.push(format!("{} cut at --max-tokens: their ends are not counted", samples(statistics.truncated)));
+    }
+    if statistics.dropped > 0 {
+        warnings.push(format!("{} left out: the assistant writes nothing within --max-tokens", samples(statistics.dropped)));
+    }
+    warnings.extend(warnings_of_lines(statistics));
+    warnings
+}
+
+fn warnings_of_lines(statistics: &Statistics) -> Vec<String> {
+    let mut warnings = Vec::new();
     if statistics.untrained > 0 {
         warnings.push(format!("{} left out: every message in them has loss weight 0", counted(statistics.untrained, "turn")));
     }

@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .ids
         .into_iter()
         .zip(tokens.weights)
-        .map(|(ids, weights)| Sample { ids, weights, origin: origin.clone(), trained: TrainedTokens::default() })
+        .map(|(ids, weights)| Sample { ids, weights, origin: origin.clone(), trained: TrainedTokens::default(), spans: Vec::new() })
         .collect();
 
     let checkpoint = Checkpoint::open(Path::new(model))?;

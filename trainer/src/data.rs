@@ -19,12 +19,12 @@ mod statistics;
 mod turns;
 
 pub use conversation::{Body, LoadedConversation, load_conversations};
-pub use dataset::{Dataset, load_dataset, split_validation};
+pub use dataset::{Dataset, dataset_of, load_dataset, split_validation};
 pub use error::{DataError, NameKind, NothingToTrain, Place};
 pub use options::{ChannelWeights, DatasetOptions, Overlong, SampleOptions, Turns};
 pub use packing::pack;
 pub use pieces::{Piece, pieces};
-pub use sample::{Sample, SampleOrigin, TrainedTokens, render_whole};
+pub use sample::{Sample, SampleOrigin, TrainedSpan, TrainedTokens, render_whole};
 pub use shape::Shape;
 pub use statistics::{LengthHistogram, Statistics};
 pub use turns::samples;

@@ -44,6 +44,34 @@ pub enum Error {
         /// Where the samples of the step come from, beginning with a comma, or empty.
         samples: String,
     },
+    /// A model whose logits are no numbers.
+    #[error("{model} gives a logit that is not a finite number for {place}")]
+    NotFiniteLogit {
+        /// The model directory.
+        model: PathBuf,
+        /// The sample.
+        place: String,
+    },
+    /// A model that cannot be compared with its reference.
+    #[error("{model} has a vocabulary of {found}, but its reference {reference} one of {expected}")]
+    VocabularyMismatch {
+        /// The model directory.
+        model: PathBuf,
+        /// Tokens of its vocabulary.
+        found: usize,
+        /// The reference's directory.
+        reference: PathBuf,
+        /// Tokens of the reference's vocabulary.
+        expected: usize,
+    },
+    /// Samples that hold nothing to be evaluated on once they are cut.
+    #[error("no sample has an assistant token among its first {max_tokens} tokens, though {samples} were read")]
+    NothingCounted {
+        /// Samples.
+        samples: usize,
+        /// Where they are cut.
+        max_tokens: usize,
+    },
     /// A weight of the checkpoint that is no number.
     #[error("`{tensor}` in {path} holds a value that is not a finite number")]
     NotFiniteWeight {
@@ -219,7 +247,15 @@ impl ft_formats::Hint for Error {
                 Some("lower `dataset.max_tokens` or `training.batch_sequences`, or set `training.checkpoint_activations = true`".to_owned())
             }
             Self::NoSuchLayer { num_layers, .. } => Some(format!("layers count from 0 to {}", num_layers.saturating_sub(1))),
-            Self::TooLong { .. } => Some("lower `dataset.max_tokens`".to_owned()),
+            Self::TooLong { .. } => Some("lower `dataset.max_tokens`; `ft eval --max-tokens` cuts what it reads".to_owned()),
+            Self::TokenOutsideVocabulary { .. } => {
+                Some("conversations are encoded with the 201,088 tokens of gpt-oss; was the model made for another vocabulary?".to_owned())
+            }
+            Self::NotFiniteLogit { .. } => {
+                Some("the weights overflow in this type, or the checkpoint is damaged: try `--dtype f32`, or write it again".to_owned())
+            }
+            Self::VocabularyMismatch { .. } => Some("compare with the model that this one was made from".to_owned()),
+            Self::NothingCounted { .. } => Some("raise `--max-tokens`".to_owned()),
             _ => None,
         }
     }

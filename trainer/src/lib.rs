@@ -7,6 +7,7 @@
 pub mod adapters;
 pub mod data;
 pub mod error;
+pub mod evaluation;
 pub mod generation;
 pub mod logits;
 pub mod loss;

@@ -45,7 +45,7 @@ fn samples() -> Vec<Sample> {
             let ids = ids(length, seed);
             let weights = (0..ids.len()).map(|index| [0.0, 1.0, 0.5][index % 3]).collect();
             let origin = SampleOrigin { file: "test".into(), line: 1, turn: None };
-            Sample { ids, weights, origin, trained: TrainedTokens::default() }
+            Sample { ids, weights, origin, trained: TrainedTokens::default(), spans: Vec::new() }
         })
         .into()
 }

@@ -44,7 +44,14 @@ impl Dataset {
 /// The first line, in order, that is broken, not understood, without anything to train on, or (with
 /// [`Overlong::Error`]) too long; a dataset of which nothing is left.
 pub fn load_dataset(sources: &[String], options: &DatasetOptions) -> Result<Dataset, DataError> {
-    let conversations = load_conversations(sources)?;
+    dataset_of(&load_conversations(sources)?, options)
+}
+
+/// Makes the samples of `conversations`.
+///
+/// # Errors
+/// Those of [`load_dataset`] that are not about reading.
+pub fn dataset_of(conversations: &[LoadedConversation], options: &DatasetOptions) -> Result<Dataset, DataError> {
     // Collected before the errors are looked at, so that the first in order is reported whatever thread is faster.
     let drafts: Vec<_> = conversations.par_iter().map(|conversation| turns::drafts(conversation, &options.samples)).collect();
     let mut samples = Vec::with_capacity(drafts.len());
@@ -59,7 +66,7 @@ pub fn load_dataset(sources: &[String], options: &DatasetOptions) -> Result<Data
     if samples.is_empty() {
         return Err(DataError::AllDropped { dropped: counts.dropped, max_tokens: options.max_tokens });
     }
-    count_lines(&conversations, &mut counts);
+    count_lines(conversations, &mut counts);
     let statistics = Statistics {
         conversations: counts.conversations,
         shapes: counts.shapes,

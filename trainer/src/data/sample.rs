@@ -23,6 +23,17 @@ pub struct Sample {
     pub origin: SampleOrigin,
     /// How many of its tokens have a weight, by channel.
     pub trained: TrainedTokens,
+    /// Where they stand.
+    pub spans: Vec<TrainedSpan>,
+}
+
+/// A run of tokens with a weight, in one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainedSpan {
+    /// Indices of its tokens.
+    pub tokens: Range<usize>,
+    /// The message's channel; `None` in a plain text.
+    pub channel: Option<Channel>,
 }
 
 /// Where a sample comes from.
@@ -98,8 +109,7 @@ pub(super) struct Draft {
     pub(super) ids: Vec<u32>,
     weights: Vec<f32>,
     pub(super) origin: SampleOrigin,
-    /// The trained ranges of ids, and their channel (`None` in a plain text).
-    trained: Vec<(Range<usize>, Option<Channel>)>,
+    trained: Vec<TrainedSpan>,
 }
 
 impl Draft {
@@ -140,7 +150,7 @@ impl Draft {
         let range = range.start.max(1)..range.end;
         if weight != 0.0 && !range.is_empty() {
             self.weights[range.clone()].fill(weight);
-            self.trained.push((range, channel));
+            self.trained.push(TrainedSpan { tokens: range, channel });
         }
     }
 
@@ -152,18 +162,18 @@ impl Draft {
     pub(super) fn truncate(&mut self, max_tokens: usize) {
         self.ids.truncate(max_tokens);
         self.weights.truncate(max_tokens);
-        for (range, _) in &mut self.trained {
-            range.end = range.end.min(max_tokens);
+        for span in &mut self.trained {
+            span.tokens.end = span.tokens.end.min(max_tokens);
         }
-        self.trained.retain(|(range, _)| !range.is_empty());
+        self.trained.retain(|span| !span.tokens.is_empty());
     }
 
     pub(super) fn finish(self) -> Sample {
         let mut trained = TrainedTokens::default();
-        for (range, channel) in self.trained {
-            *trained.of_mut(channel) += range.len();
+        for span in &self.trained {
+            *trained.of_mut(span.channel) += span.tokens.len();
         }
-        Sample { ids: self.ids, weights: self.weights, origin: self.origin, trained }
+        Sample { ids: self.ids, weights: self.weights, origin: self.origin, trained, spans: self.trained }
     }
 }
 

@@ -6,6 +6,7 @@ use super::attention::{Attention, LayerCache};
 use super::experts::MixtureOfExperts;
 use super::norm::RmsNorm;
 use super::rope::Rotation;
+use super::router::Routing;
 use crate::error::Result;
 use crate::torch::functions::AttentionSpan;
 use crate::torch::ops::add;
@@ -36,9 +37,25 @@ impl Block {
         spans: &[AttentionSpan],
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
+        Ok(self.forward_with_routing(hidden_td, rotation, spans, cache)?.0)
+    }
+
+    /// The same, and the router's choices.
+    ///
+    /// # Errors
+    /// Those of [`Block::forward`].
+    pub fn forward_with_routing(
+        &self,
+        hidden_td: &Tensor,
+        rotation: &Rotation,
+        spans: &[AttentionSpan],
+        cache: Option<&mut LayerCache>,
+    ) -> Result<(Tensor, Routing)> {
         let attended_td = self.attention.forward(&self.attention_norm.forward(hidden_td)?, rotation, spans, cache)?;
         let hidden_td = add(hidden_td, &attended_td)?;
-        let mixed_td = self.experts.forward(&self.experts_norm.forward(&hidden_td)?)?;
-        add(&hidden_td, &mixed_td)
+        let normed_td = self.experts_norm.forward(&hidden_td)?;
+        let routing = self.experts.router.forward(&normed_td)?;
+        let mixed_td = self.experts.forward(&normed_td, &routing)?;
+        Ok((add(&hidden_td, &mixed_td)?, routing))
     }
 }

@@ -44,17 +44,18 @@ pub struct MixtureOfExperts {
 }
 
 impl MixtureOfExperts {
+    /// The experts that `routing`, made of the same `hidden_td` by the router, chose.
+    ///
     /// # Shapes
     /// `hidden_td` [t, d]; gives the same.
     ///
     /// # Errors
     /// [`crate::Error::Torch`] on shapes that do not fit.
-    pub fn forward(&self, hidden_td: &Tensor) -> Result<Tensor> {
-        let routing = self.router.forward(hidden_td)?;
+    pub fn forward(&self, hidden_td: &Tensor, routing: &Routing) -> Result<Tensor> {
         let input_rd = index_select(hidden_td, 0, &routing.token_of_row_r)?;
-        let active_rf = swiglu(&self.gate_up.forward(&input_rd, &routing)?, self.limits)?;
-        let output_rd = self.down.forward(&active_rf, &routing)?;
-        weighted_sum(&output_rd, &routing)
+        let active_rf = swiglu(&self.gate_up.forward(&input_rd, routing)?, self.limits)?;
+        let output_rd = self.down.forward(&active_rf, routing)?;
+        weighted_sum(&output_rd, routing)
     }
 }
 

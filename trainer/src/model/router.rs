@@ -19,6 +19,8 @@ pub struct Router {
 /// The experts of each token, and the rows (token, expert) sorted by expert.
 #[derive(Debug)]
 pub struct Routing {
+    /// Experts of each token, largest weight first, a row [a] for each of the t tokens; on the host.
+    pub experts_ta: Vec<i64>,
     /// Weight of each active expert, [t, a]; a row sums to 1.
     pub weights_ta: Tensor,
     /// Rows of each expert.
@@ -67,6 +69,7 @@ fn sort_by_expert(weights_ta: Tensor, experts_ta: &Tensor, num_experts: i64, num
     let to_device =
         |values: &[i64]| Tensor::f_from_slice(values).and_then(|tensor| tensor.f_to_device(device)).named("sort_by_expert", &[]);
     Ok(Routing {
+        experts_ta: experts,
         weights_ta,
         groups: Groups::from_counts(&counts),
         token_of_row_r: to_device(&token_of_row)?,

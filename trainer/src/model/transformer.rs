@@ -10,6 +10,7 @@ use super::block::Block;
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::Rope;
+use super::router::Routing;
 use crate::error::{Error, Result};
 use crate::torch::functions::checkpoint;
 use crate::torch::ops::{Named, cast, index_select};
@@ -64,6 +65,22 @@ impl Transformer {
             };
         }
         self.norm.forward(&hidden_td)
+    }
+
+    /// [`Transformer::hidden`] without a graph to keep, and the router's choices of every layer.
+    ///
+    /// # Errors
+    /// Those of [`Transformer::hidden`].
+    pub fn hidden_with_routing(&self, tokens: &PackedTokens) -> Result<(Tensor, Vec<Routing>)> {
+        let rotation = self.rope.rotation(&tokens.positions_t)?;
+        let mut hidden_td = self.embed(tokens)?;
+        let mut routings = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let (next_td, routing) = block.forward_with_routing(&hidden_td, &rotation, &tokens.spans, None)?;
+            hidden_td = next_td;
+            routings.push(routing);
+        }
+        Ok((self.norm.forward(&hidden_td)?, routings))
     }
 
     /// Logits of every token, in f32.

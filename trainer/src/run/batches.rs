@@ -88,6 +88,7 @@ mod tests {
                 weights: vec![1.0; length],
                 origin: SampleOrigin { file: "x".into(), line: 1, turn: None },
                 trained: TrainedTokens::default(),
+                spans: Vec::new(),
             })
             .collect();
         let batching = Batching { packing, max_tokens: 10, shuffle, seed: 5, batch_sequences: 2, accumulation_steps: 2 };

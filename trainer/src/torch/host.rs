@@ -10,10 +10,13 @@ mod element;
 mod exponential;
 mod parallel;
 mod slices;
+mod softmax;
 mod swiglu;
 
 pub use adamw::{AdamWFactors, adamw};
 pub use cross_entropy::{Row, cross_entropy_rows};
 pub use element::Element;
+pub use parallel::map_indices;
 pub use slices::{elements, elements_mut, floats, floats_mut, is_host};
+pub use softmax::{DivergenceSums, divergence_sums, finite_peak, sum_of_exponentials};
 pub use swiglu::{swiglu_backward_rows, swiglu_rows};

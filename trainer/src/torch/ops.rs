@@ -125,6 +125,14 @@ pub fn from_slice<T: tch::kind::Element>(values: &[T], device: tch::Device) -> R
     Tensor::f_from_slice(values).and_then(|tensor| tensor.f_to_device(device)).named("from_slice", &[])
 }
 
+/// `tensor` on another device; shares storage when it is there already.
+///
+/// # Errors
+/// [`Error::Torch`] when the device is out of memory.
+pub fn to_device(tensor: &Tensor, device: tch::Device) -> Result<Tensor> {
+    tensor.f_to_device(device).named("to_device", &[tensor])
+}
+
 /// Zeros of `shape`.
 ///
 /// # Errors
@@ -162,6 +170,21 @@ pub fn to_f32_vec(tensor: &Tensor) -> Result<Vec<f32>> {
         .named("to_f32_vec", &[&tensor])?;
     let mut values = vec![0f32; host.numel()];
     host.f_copy_data(&mut values, host.numel()).named("to_f32_vec", &[&tensor])?;
+    Ok(values)
+}
+
+/// The elements of a tensor as f64 on the host, in row-major order.
+///
+/// # Errors
+/// [`Error::Torch`] when the copy fails.
+pub fn to_f64_vec(tensor: &Tensor) -> Result<Vec<f64>> {
+    let host = tensor
+        .f_to_device(tch::Device::Cpu)
+        .and_then(|host| host.f_to_kind(Kind::Double))
+        .and_then(|host| host.f_contiguous())
+        .named("to_f64_vec", &[tensor])?;
+    let mut values = vec![0f64; host.numel()];
+    host.f_copy_data(&mut values, host.numel()).named("to_f64_vec", &[tensor])?;
     Ok(values)
 }
 

@@ -39,6 +39,23 @@ pub(super) fn for_each_range(count: usize, grain: usize, work: impl Fn(Range<usi
     assert!(!context.panicked.load(Ordering::Relaxed), "a loop body panicked");
 }
 
+/// `work` of every index below `count`, in order.
+///
+/// # Panics
+/// When `work` does.
+pub fn map_indices<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+    let mut results: Vec<Option<T>> = (0..count).map(|_| None).collect();
+    let shared = Shared::new(&mut results);
+    for_each_range(count, 1, |range| {
+        for index in range {
+            // SAFETY: each index is visited once.
+            let place = unsafe { shared.part(index..index + 1) };
+            place[0] = Some(work(index));
+        }
+    });
+    results.into_iter().flatten().collect()
+}
+
 /// A slice whose disjoint parts several threads may write to.
 pub(super) struct Shared<T> {
     start: *mut T,
@@ -79,6 +96,12 @@ mod tests {
             }
         });
         assert!(counts.iter().all(|&count| count == 1));
+    }
+
+    #[test]
+    fn results_stand_in_the_order_of_their_indices() {
+        assert_eq!(map_indices(1000, |index| index * 2), (0..1000).map(|index| index * 2).collect::<Vec<_>>());
+        assert!(map_indices(0, |index| index).is_empty());
     }
 
     #[test]
