@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use ft_trainer::recipe::TrainingDtype;
 
-use crate::commands::{chat, eval, generate, init, inspect, logits, plan, preview, recipes, render, train};
+use crate::commands::{chat, eval, generate, init, inspect, logits, plan, preview, quantize, recipes, render, train};
 
 const AFTER_HELP: &str = "\
 First steps:
@@ -39,6 +39,7 @@ pub(crate) enum Verb {
     Chat(chat::Arguments),
     Logits(logits::Arguments),
     Eval(eval::Arguments),
+    Quantize(quantize::Arguments),
     Inspect(inspect::Arguments),
     Recipes(recipes::Arguments),
 }

@@ -8,6 +8,7 @@ pub(crate) mod inspect;
 pub(crate) mod logits;
 pub(crate) mod plan;
 pub(crate) mod preview;
+pub(crate) mod quantize;
 pub(crate) mod recipes;
 pub(crate) mod render;
 pub(crate) mod train;
@@ -28,6 +29,7 @@ pub(crate) fn run(verb: &Verb, terminal: &Terminal) -> Result<()> {
         Verb::Chat(arguments) => chat::run(arguments, terminal),
         Verb::Logits(arguments) => logits::run(arguments, terminal),
         Verb::Eval(arguments) => eval::run(arguments, terminal),
+        Verb::Quantize(arguments) => quantize::run(arguments, terminal),
         Verb::Inspect(arguments) => inspect::run(arguments, terminal),
         Verb::Recipes(arguments) => recipes::run(arguments, terminal),
     }

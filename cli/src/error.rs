@@ -41,6 +41,10 @@ pub(crate) enum Error {
     UnknownRecipe { name: String, known: Vec<&'static str> },
     #[error("the mean KL divergence of {} from its reference is {mean}, above the bound of {bound}", model.display())]
     KlAboveBound { model: PathBuf, mean: f64, bound: f64 },
+    #[error("{tensor} is {found_db:.2} dB above its error, and --fail-below asks for {bound_db:.2} dB")]
+    AccuracyBelowBound { tensor: String, found_db: f64, bound_db: f64 },
+    #[error("`{argument}` has no effect here: {reason}")]
+    NoEffect { argument: &'static str, reason: &'static str },
     #[error("this model takes {}, but {} are free at {}", bytes(*needed_bytes), bytes(*available_bytes), path.display())]
     DiskSpace { needed_bytes: u64, available_bytes: u64, path: PathBuf },
 }
@@ -86,6 +90,10 @@ impl Hint for Error {
             Self::KlAboveBound { .. } => {
                 "what is furthest off stands in the table: channels, the largest divergences, layers of the router"
             }
+            Self::AccuracyBelowBound { .. } => {
+                "nothing was written; another --scale, or the scales of the model it was trained from (--hint-from), may lose less"
+            }
+            Self::NoEffect { .. } => "leave it out",
             Self::DiskSpace { .. } => "free some space, or choose another directory",
             Self::Output { .. } | Self::Input { .. } => return None,
         };

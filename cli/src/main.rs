@@ -3,6 +3,7 @@
 mod answer;
 mod arguments;
 mod commands;
+mod disk;
 mod embedded;
 mod error;
 mod evaluation;
@@ -12,6 +13,7 @@ mod marks;
 mod progress;
 mod report;
 mod report_file;
+mod requantization;
 mod terminal;
 mod units;
 mod watch;

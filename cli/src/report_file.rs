@@ -29,10 +29,14 @@ impl<'a> ReportFile<'a> {
         Ok(Self { path })
     }
 
+    /// Writes `text`.
+    pub(crate) fn publish_text(self, text: &str) -> Result<()> {
+        Ok(write_atomically(self.path, text.as_bytes())?)
+    }
+
     /// Writes `content`, which is a struct, as `--json` prints it.
     pub(crate) fn publish(self, content: &impl Serialize) -> Result<()> {
-        let text = json::text(content)? + "\n";
-        Ok(write_atomically(self.path, text.as_bytes())?)
+        self.publish_text(&(json::text(content)? + "\n"))
     }
 }
 

@@ -72,6 +72,34 @@ pub(crate) fn share(part: u64, whole: u64) -> String {
     format!("{:.1}%", if whole == 0 { 0.0 } else { part as f64 / whole as f64 * 100.0 })
 }
 
+/// A fraction in percent, with as many digits as keep a small one from reading as none: `31.4%`, `0.0012%`.
+pub(crate) fn percent(fraction: f64) -> String {
+    let percent = fraction * 100.0;
+    if percent == 0.0 || percent >= 9.995 {
+        format!("{percent:.1}%")
+    } else if percent >= 0.01 {
+        format!("{percent:.2}%")
+    } else {
+        format!("{percent:.0e}%")
+    }
+}
+
+/// The bytes that a text like `5GB`, `60KB` or `4096` names, in powers of 1000.
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => Some(1),
+        "K" | "KB" => Some(1000),
+        "M" | "MB" => Some(1_000_000),
+        "G" | "GB" => Some(1_000_000_000),
+        "T" | "TB" => Some(1_000_000_000_000),
+        _ => None,
+    };
+    let count = digits.parse::<u64>().ok().filter(|&count| count > 0);
+    let bytes = count.zip(factor).and_then(|(count, factor): (u64, u64)| count.checked_mul(factor));
+    bytes.ok_or_else(|| "a size like 5GB, 500MB or 4096".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,5 +118,20 @@ mod tests {
         );
         assert_eq!([counted(1, "sample"), counted(2000, "sample")], ["1 sample", "2,000 samples"]);
         assert_eq!([share(1, 3), share(0, 0)], ["33.3%", "0.0%"]);
+        assert_eq!(
+            [percent(0.0), percent(0.314), percent(0.0123), percent(1.2e-7), percent(1.0)],
+            ["0.0%", "31.4%", "1.23%", "1e-5%", "100.0%"]
+        );
+    }
+
+    #[test]
+    fn sizes_are_read_in_powers_of_1000() {
+        assert_eq!(
+            [parse_bytes("5GB"), parse_bytes("60kb"), parse_bytes("4096"), parse_bytes("1T")].map(Result::unwrap),
+            [5_000_000_000, 60_000, 4096, 1_000_000_000_000]
+        );
+        for text in ["", "GB", "0", "-1", "1.5GB", "5 GB", "5XB", "99999999999T", "5\u{e9}"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
     }
 }

@@ -68,7 +68,7 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-fn bound(text: &str) -> Result<f64, String> {
+pub(crate) fn bound(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
         _ => Err("a number of nats that is not negative".to_owned()),
@@ -102,7 +102,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
     report.map_or(Ok(()), |report| report.publish(&evaluation))
 }
 
-fn check_bound(evaluation: &Evaluation, bound: Option<f64>) -> Result<()> {
+pub(crate) fn check_bound(evaluation: &Evaluation, bound: Option<f64>) -> Result<()> {
     let mean = evaluation.comparison.as_ref().map(|comparison| comparison.kl_divergence.mean.mean);
     match (mean, bound) {
         (Some(mean), Some(bound)) if mean > bound => Err(Error::KlAboveBound { model: evaluation.model.clone(), mean, bound }),

@@ -5,18 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ft_formats::checkpoint::{Config, ExpertStorage, tensor_specs, write_random_model};
 use ft_formats::dtype::Dtype;
-use ft_trainer::run::directory::free_bytes;
 use ft_trainer::run::plan::parameters;
 use serde::Serialize;
 
+use crate::disk::check_room;
 use crate::error::{Error, Result};
 use crate::json;
 use crate::progress::ByteProgress;
 use crate::terminal::Terminal;
 use crate::units;
-
-/// Room for config and tokenizer beside the tensors.
-const COMPANION_BYTES: u64 = 64 << 20;
 
 /// Make a random model of the architecture, with its tokenizer
 ///
@@ -81,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
         Experts::Bf16 => ExpertStorage::Float(Dtype::Bf16),
     };
     let bytes: u64 = tensor_specs(&config, storage).iter().filter_map(|spec| spec.byte_length()).sum();
-    check_room(arguments, bytes + COMPANION_BYTES)?;
+    check_room(&arguments.directory, bytes)?;
     let mut progress = ByteProgress::new(format!("writing {}", arguments.directory.display()), terminal);
     let directory =
         write_random_model(&arguments.directory, &config, storage, arguments.seed, &mut |done, total| progress.set(done, total))?;
@@ -112,14 +109,4 @@ fn configured(arguments: &Arguments) -> Result<Config> {
     config.has_mxfp4_experts = arguments.experts == Experts::Mxfp4;
     config.validate().map_err(ft_formats::Error::Setting)?;
     Ok(config)
-}
-
-fn check_room(arguments: &Arguments, needed_bytes: u64) -> Result<()> {
-    let path = std::path::absolute(&arguments.directory).unwrap_or_else(|_| arguments.directory.clone());
-    match free_bytes(&path) {
-        Some(available_bytes) if available_bytes < needed_bytes => {
-            Err(Error::DiskSpace { needed_bytes, available_bytes, path: arguments.directory.clone() })
-        }
-        _ => Ok(()),
-    }
 }
