@@ -69,7 +69,9 @@ pub(crate) fn measure<T: Float>(columns: &Columns<'_, T>, add: &mut dyn FnMut(&S
             for (row, values) in values.iter_mut().enumerate() {
                 let start = (block * BLOCK_ELEMENTS + row) * columns.outputs + columns.first + first;
                 for ((value, given), inverse) in values.iter_mut().zip(&columns.values[start..start + lanes]).zip(inverses) {
-                    *value = given.to_f32() * inverse;
+                    let (given, scaled) = (given.to_f32(), given.to_f32() * inverse);
+                    // What is so small that it cannot be told in units is still not zero.
+                    *value = if scaled == 0.0 && given != 0.0 { f32::from_bits(1) } else { scaled };
                 }
             }
             add(&sums::<Even>(level, &values, &blocks), &units[..lanes]);
