@@ -1,6 +1,6 @@
 # make quickstart   a small gpt-oss model learns on this machine, then answers
 # make install      puts `ft` on the PATH
-# make test         everything, against transformers, PEFT and openai-harmony
+# make test         everything, against transformers, PEFT, openai-harmony and ggml
 # make lint         formatting and clippy
 # make bench        a training step of ft against one of transformers + PEFT
 

@@ -36,6 +36,13 @@ pub enum Error {
         /// The scale byte.
         scale: u8,
     },
+    /// An f16 scale, or the minimum beside it, that is NaN or infinite: the block stands for no numbers, or the values that it was
+    /// to hold are too large for its type.
+    #[error("scale of block {index} is not a finite f16")]
+    ScaleNotFinite {
+        /// Index of the block.
+        index: usize,
+    },
     /// A value that is NaN or infinite, for which the format has no code.
     #[error("value {index} is not a finite number")]
     NotFinite {

@@ -1,4 +1,4 @@
-//! Block codecs for gpt-oss weights: MXFP4 to and from bf16.
+//! Block codecs for gpt-oss weights: MXFP4 to and from bf16, and the block types of ggml to and from f32.
 //!
 //! This crate owns the numbers alone: it knows no files and no model. Callers give slices and get slices, or an error that
 //! says which element was wrong.
@@ -9,6 +9,7 @@ mod accuracy;
 mod codec;
 mod error;
 mod float;
+pub mod ggml;
 pub mod mxfp4;
 
 pub use accuracy::Accuracy;
