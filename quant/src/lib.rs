@@ -5,6 +5,7 @@
 
 #![deny(missing_docs)]
 
+pub mod cuda;
 mod error;
 mod float;
 pub mod mxfp4;
