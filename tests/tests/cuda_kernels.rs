@@ -2,12 +2,14 @@
 //! `native/cuda_emulator.cpp` stands in for driver and device.
 
 use std::ffi::{CString, c_int, c_uint};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ft_quant::cuda::{Compiler, CudaError, Gpu, KERNELS, KernelSource, Layout, PackedPointers, Target};
 use ft_quant::mxfp4::{self, BLOCK_BYTES, BLOCK_ELEMENTS, Rounding, ScaleRule};
 use ft_tests::codec::{Packed, Random, awkward_values, compare_all, compare_pack, packings};
 use ft_tests::nvrtc;
+use ft_tests::program::{built, succeed};
 use half::{bf16, f16};
 
 /// The architectures that ft is meant for: A100, H100 and H200, B200.
@@ -248,4 +250,17 @@ fn what_was_unpacked_is_packed_again_byte_for_byte() {
     let hints = Some(packed.scales.as_slice());
     gpu.pack_transposed(&values, 96, ScaleRule::Hint.into(), hints, &mut again.blocks, &mut again.scales).unwrap();
     assert!(again == packed);
+}
+
+/// The bench on the emulator, which has no clock worth its name: that it runs, compares and prints.
+#[test]
+fn the_bench_of_the_codec_runs() {
+    let libraries = std::env::join_paths(nvrtc::folders()).expect("paths without colons");
+    let mut command = Command::new(built("examples/cuda_codec"));
+    command.args(["2", "72", "96"]).env("LD_PRELOAD", env!("FT_EMULATED_CUDA")).env("LD_LIBRARY_PATH", libraries);
+    let lines = succeed(&mut command);
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    // A copy; and in both layouts unpacking, three rules, and hints for untouched and for updated weights.
+    assert_eq!(lines.len(), 1 + 2 * 6);
+    assert!(lines.iter().all(|line| line["device"] == "the host" && line["shape"] == "2x72x96"), "{lines:?}");
 }

@@ -56,6 +56,10 @@ impl Context {
         Ok(Arc::new(Self { device, handle, compute_capability: major * 10 + minor, multiprocessors }))
     }
 
+    pub(super) fn name(&self) -> Result<String, CudaError> {
+        result::device::get_name(self.device).map_err(refused("cuDeviceGetName"))
+    }
+
     /// Makes the context current for this thread until what it returns is dropped.
     pub(super) fn enter(&self) -> Result<Current, CudaError> {
         // SAFETY: the context is retained.

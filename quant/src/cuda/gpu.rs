@@ -57,6 +57,14 @@ impl Gpu {
         })
     }
 
+    /// The name that the driver has for the device.
+    ///
+    /// # Errors
+    /// [`CudaError::Driver`].
+    pub fn name(&self) -> Result<String, CudaError> {
+        self.context.name()
+    }
+
     /// What kernels are compiled for.
     #[must_use]
     pub fn target(&self) -> Target {
