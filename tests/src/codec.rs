@@ -31,13 +31,13 @@ impl Random {
 }
 
 /// Finite values that are awkward to pack, block by block: near each other or all over the range, on ties, subnormal, at the largest bf16,
-/// zeros of both signs, and what blocks unpack to.
+/// and zeros of both signs.
 pub fn awkward_values(random: &mut Random, num_blocks: usize) -> Vec<bf16> {
     let mut values = Vec::with_capacity(num_blocks * BLOCK_ELEMENTS);
     for _ in 0..num_blocks {
-        let kind = random.below(10);
+        let kind = random.below(12);
         let exponent = random.below(255);
-        for _ in 0..BLOCK_ELEMENTS {
+        for element in 0..BLOCK_ELEMENTS {
             let sign = random.below(2) << 15;
             let near = (exponent.saturating_sub(random.below(7)) << 7) | random.below(128);
             let magnitude = match kind {
@@ -47,7 +47,11 @@ pub fn awkward_values(random: &mut Random, num_blocks: usize) -> Vec<bf16> {
                 5 => random.below(0x7f80),
                 6 => random.below(0x200),
                 7 => 0x7f7f - random.below(0x180),
-                8 => [0, 0, 0, near][usize::from(random.below(4))],
+                // One at 4 units and the rest at a quarter: the scale below loses 1 at the one and gains more at the rest.
+                8 => (if element == 0 { exponent.max(4) } else { exponent.max(4) - 4 }) << 7,
+                // Exact under the scales 253 and 254, which only a hint can give.
+                9 => [0, 0x7e00, 0x7e80, 0x7ec0][usize::from(random.below(4))],
+                10 => [0, 0, 0, near][usize::from(random.below(4))],
                 _ => 0,
             };
             values.push(bf16::from_bits(sign | magnitude));
@@ -104,10 +108,19 @@ pub fn compare_pack(gpu: &Gpu, values: &[bf16], outputs: usize, packing: Packing
     let cpu = mxfp4::pack(values, packing, hints, &mut here.blocks, &mut here.scales);
     let cuda = gpu.pack(values, packing, hints, &mut there.blocks, &mut there.scales);
     assert_same(&cuda, &expected(cpu), &there, &here, &case());
-    let (mut here, mut there) = (Packed::new(num_blocks), Packed::new(num_blocks));
-    let cpu = mxfp4::pack_transposed(values, outputs, packing, hints, &mut here.blocks, &mut here.scales);
-    let cuda = gpu.pack_transposed(values, outputs, packing, hints, &mut there.blocks, &mut there.scales);
-    assert_same(&cuda, &expected(cpu), &there, &here, &format!("transposed, {}", case()));
+    // As they are, where blocks are mixed of everything, and so that the blocks of columns are those of the rows.
+    for (values, what) in [(values, "mixed"), (&transposed(values, outputs), "transposed")] {
+        let (mut here, mut there) = (Packed::new(num_blocks), Packed::new(num_blocks));
+        let cpu = mxfp4::pack_transposed(values, outputs, packing, hints, &mut here.blocks, &mut here.scales);
+        let cuda = gpu.pack_transposed(values, outputs, packing, hints, &mut there.blocks, &mut there.scales);
+        assert_same(&cuda, &expected(cpu), &there, &here, &format!("{what}, {}", case()));
+    }
+}
+
+/// Rows of `outputs` as columns.
+fn transposed(values: &[bf16], outputs: usize) -> Vec<bf16> {
+    let inputs = values.len() / outputs;
+    (0..values.len()).map(|place| values[place % outputs * inputs + place / outputs]).collect()
 }
 
 fn assert_same(cuda: &Result<(), CudaError>, cpu: &Result<(), CudaError>, there: &Packed, here: &Packed, case: &str) {
@@ -151,7 +164,8 @@ pub fn compare_experts(gpu: &Gpu, num_experts: usize, outputs: usize, row_blocks
     let mut random = Random((num_experts * outputs * row_blocks) as u64);
     let layout = Layout::Columns { num_experts, outputs, row_blocks };
     let (num_blocks, expert_blocks) = (layout.num_blocks(), outputs * row_blocks);
-    let values = awkward_values(&mut random, num_blocks);
+    let rows = awkward_values(&mut random, num_blocks);
+    let values: Vec<bf16> = rows.chunks(expert_blocks * BLOCK_ELEMENTS).flat_map(|expert| transposed(expert, outputs)).collect();
     let mut here = Packed::new(num_blocks);
     let hints: Vec<u8> = (0..num_blocks).map(|_| random.below(255) as u8).collect();
     for expert in 0..num_experts {
