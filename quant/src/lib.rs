@@ -7,6 +7,7 @@
 
 mod accuracy;
 mod codec;
+pub mod cuda;
 mod error;
 mod float;
 pub mod ggml;

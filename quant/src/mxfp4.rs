@@ -55,7 +55,7 @@ impl From<ScaleRule> for Packing {
 
 impl Packing {
     /// The rule with its hints; a rule that does not look at them, or that has none, is one without.
-    fn with_hints(self, hints: Option<&[u8]>, num_blocks: usize) -> Result<(Self, Option<&[u8]>), Error> {
+    pub(crate) fn with_hints(self, hints: Option<&[u8]>, num_blocks: usize) -> Result<(Self, Option<&[u8]>), Error> {
         let Some(hints) = hints.filter(|_| self.rule == ScaleRule::Hint) else {
             let rule = if self.rule == ScaleRule::Hint { ScaleRule::Even } else { self.rule };
             return Ok((Self { rule, ..self }, None));

@@ -3,8 +3,10 @@
 //! The tests in `tests/tests` see `ft` as its users do, as a program. The peers are the Python scripts of `tests/peers`, run
 //! with the packages of `.venv`; `make test` builds and installs all of it first.
 
+pub mod codec;
 pub mod conversations;
 pub mod metrics;
+pub mod nvrtc;
 pub mod program;
 pub mod scratch;
 pub mod tensors;

@@ -34,6 +34,15 @@ pub enum Error {
         /// The shape it has.
         found: Vec<i64>,
     },
+    /// A conversion from or to MXFP4, or a kernel of ours, that was refused.
+    #[error("`{operation}` was refused")]
+    Codec {
+        /// The operation.
+        operation: &'static str,
+        /// Why.
+        #[source]
+        source: ft_quant::cuda::CudaError,
+    },
     /// A loss or gradient that is no number.
     #[error("{what} is not a finite number at step {step}{samples}")]
     NotFinite {
@@ -211,7 +220,7 @@ impl Error {
                 text.contains("out of memory") || text.contains("not enough memory") || text.contains("can't allocate memory")
             }
             Self::Format(error) => error.is_out_of_resources(),
-            Self::DoesNotFit { .. } => true,
+            Self::DoesNotFit { .. } | Self::Codec { source: ft_quant::cuda::CudaError::OutOfMemory { .. }, .. } => true,
             Self::Io { source, .. } => {
                 matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::OutOfMemory)
             }
