@@ -43,6 +43,8 @@ pub(crate) enum Error {
     KlAboveBound { model: PathBuf, mean: f64, bound: f64 },
     #[error("{tensor} is {found_db:.2} dB above its error, and --fail-below asks for {bound_db:.2} dB")]
     AccuracyBelowBound { tensor: String, found_db: f64, bound_db: f64 },
+    #[error("no GPU can be used")]
+    NoGpu { source: ft_quant::cuda::Unavailable },
     #[error("`{argument}` has no effect here: {reason}")]
     NoEffect { argument: &'static str, reason: &'static str },
     #[error("this model takes {}, but {} are free at {}", bytes(*needed_bytes), bytes(*available_bytes), path.display())]
@@ -93,6 +95,7 @@ impl Hint for Error {
             Self::AccuracyBelowBound { .. } => {
                 "nothing was written; another --scale, or the scales of the model it was trained from (--hint-from), may lose less"
             }
+            Self::NoGpu { .. } => "`--device cpu` gives the same bytes",
             Self::NoEffect { .. } => "leave it out",
             Self::DiskSpace { .. } => "free some space, or choose another directory",
             Self::Output { .. } | Self::Input { .. } => return None,

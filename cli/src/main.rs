@@ -1,6 +1,5 @@
 //! `ft`: words in, words out. Each verb has a file in `commands`; tensors are the trainer's business, bytes those of the formats.
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the verb that writes it comes next"))]
 mod accuracy_page;
 mod answer;
 mod arguments;

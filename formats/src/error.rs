@@ -193,6 +193,13 @@ pub enum Error {
         #[source]
         source: ft_quant::Error,
     },
+    /// A device that was to convert weights and did not.
+    #[error("the GPU could not convert the weights")]
+    Device {
+        /// What it said.
+        #[source]
+        source: ft_quant::cuda::CudaError,
+    },
     /// A weight that is NaN or infinite.
     #[error("tensor `{tensor}` in {} holds a value that is not a finite number, at {index}", path.display())]
     NotFinite {
@@ -290,6 +297,7 @@ impl Error {
     pub fn is_out_of_resources(&self) -> bool {
         let kind = match self {
             Self::Io { source, .. } | Self::Tokenizer(TokenizerFileError::Write { source, .. }) => source.kind(),
+            Self::Device { source: ft_quant::cuda::CudaError::OutOfMemory { .. } } => return true,
             _ => return false,
         };
         matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge | io::ErrorKind::OutOfMemory)
@@ -299,6 +307,7 @@ impl Error {
 impl Hint for Error {
     fn hint(&self) -> Option<String> {
         match self {
+            Self::Device { .. } => Some("`--device cpu` gives the same bytes".to_owned()),
             _ if self.is_out_of_resources() => Some("free some space, or choose another place".to_owned()),
             Self::Exists { .. } => Some("choose another directory, or remove this one".to_owned()),
             Self::NoConfig { .. } => {

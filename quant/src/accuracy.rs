@@ -16,7 +16,7 @@ const CHUNK_OUTPUTS: usize = 256;
 /// Floats that a thread measures at a time.
 const CHUNK_FLOATS: usize = 1 << 16;
 
-/// Sums over the elements and blocks of a tensor, from which its measures follow. Sums of several parts are added up by [`Accuracy::add`].
+/// Sums over the elements and blocks of a tensor, from which its measures follow. Sums of several parts are added up.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Accuracy {
     /// Elements measured.
@@ -132,27 +132,6 @@ impl Accuracy {
         Ok(())
     }
 
-    /// The sums of both.
-    #[must_use]
-    pub fn add(mut self, other: Self) -> Self {
-        self.elements += other.elements;
-        self.signal += other.signal;
-        self.noise += other.noise;
-        self.packed_signal += other.packed_signal;
-        self.product += other.product;
-        self.largest_error = self.largest_error.max(other.largest_error);
-        self.largest_value = self.largest_value.max(other.largest_value);
-        self.clipped += other.clipped;
-        self.flushed += other.flushed;
-        for (count, more) in self.largest_codes.iter_mut().zip(other.largest_codes) {
-            *count += more;
-        }
-        self.compared_blocks += other.compared_blocks;
-        self.changed_codes += other.changed_codes;
-        self.changed_scales += other.changed_scales;
-        self
-    }
-
     /// Signal to quantization noise in dB, 10 log10 of the ratio of their powers; nothing where there is no noise.
     #[must_use]
     pub fn sqnr_db(&self) -> Option<f64> {
@@ -204,7 +183,30 @@ impl Accuracy {
 
 /// The sum of the parts, in their order whatever the threads do.
 fn total(parts: impl IndexedParallelIterator<Item = Accuracy>) -> Accuracy {
-    parts.collect::<Vec<_>>().into_iter().fold(Accuracy::default(), Accuracy::add)
+    parts.collect::<Vec<_>>().into_iter().fold(Accuracy::default(), std::ops::Add::add)
+}
+
+impl std::ops::Add for Accuracy {
+    type Output = Self;
+
+    fn add(mut self, other: Self) -> Self {
+        self.elements += other.elements;
+        self.signal += other.signal;
+        self.noise += other.noise;
+        self.packed_signal += other.packed_signal;
+        self.product += other.product;
+        self.largest_error = self.largest_error.max(other.largest_error);
+        self.largest_value = self.largest_value.max(other.largest_value);
+        self.clipped += other.clipped;
+        self.flushed += other.flushed;
+        for (count, more) in self.largest_codes.iter_mut().zip(other.largest_codes) {
+            *count += more;
+        }
+        self.compared_blocks += other.compared_blocks;
+        self.changed_codes += other.changed_codes;
+        self.changed_scales += other.changed_scales;
+        self
+    }
 }
 
 fn check_scales(scales: &[u8]) -> Result<(), Error> {
@@ -305,7 +307,7 @@ mod tests {
         assert!((sums.sqnr_db().unwrap() - 20.0).abs() < 1e-12);
         assert!((sums.relative_error() - 0.1).abs() < 1e-15);
         assert!((sums.cosine() - 1.0).abs() < 1e-15);
-        let doubled = sums.add(sums);
+        let doubled = sums + sums;
         assert_eq!((doubled.elements, doubled.signal, doubled.sqnr_db()), (4, 50.0, sums.sqnr_db()));
     }
 

@@ -1,6 +1,7 @@
 """The scale rules, roundings and figures of `ft quantize`, by numpy and by their definitions.
 
-    quantize.py make OUT                            models to convert: OUT/plain, OUT/packed, OUT/small
+    quantize.py make OUT                            models to convert: OUT/plain, OUT/packed
+    quantize.py small OUT                           a model to compute with, OUT/small, and OUT/tokens.json
     quantize.py check SOURCE RESULT REPORT [HINTS]  every block and figure of a result against numpy; REPORT is what `--json` printed
     quantize.py logits MODEL TOKENS OUT             transformers' f32 logits of a directory, loaded as any other model
     quantize.py unpack MODEL PLAIN                  transformers' own unpacking of MODEL against the experts of PLAIN
@@ -50,14 +51,16 @@ def rule_scale(rule, largest):
 
 
 def codes(blocks, scales, rounding):
-    """Sign and magnitude codes of [n, 32] under [n]: of equally near magnitudes the even code, or the smaller one."""
-    order = numpy.array([0, 2, 4, 6, 1, 3, 5, 7]) if rounding == "even" else numpy.arange(8)
+    """Sign and magnitude codes of [n, 32] under [n]: the nearest; of two equally near ones the even code, or the smaller one."""
     units = numpy.abs(blocks) / numpy.exp2(scales.astype(numpy.float64) - 127)[:, None]
-    magnitudes = order[numpy.abs(units[..., None] - MAGNITUDES[order]).argmin(axis=-1)]
+    magnitudes = numpy.zeros(blocks.shape, dtype=numpy.uint8)
+    for below, middle in enumerate((MAGNITUDES[:-1] + MAGNITUDES[1:]) / 2):
+        goes_up = units >= middle if rounding == "even" and below % 2 == 1 else units > middle
+        magnitudes += goes_up
     signs = numpy.signbit(blocks)
     if rounding != "even":
         signs &= magnitudes > 0
-    return magnitudes + 8 * signs
+    return magnitudes + numpy.uint8(8) * signs
 
 
 def values(found, scales):
@@ -77,10 +80,16 @@ def pack(blocks, rule, rounding, hints):
         candidates.insert(0, hints.astype(floor.dtype))
     packed = [codes(blocks, scales, rounding) for scales in candidates]
     errors = numpy.stack([((blocks - values(found, scales)) ** 2).sum(axis=1) for found, scales in zip(packed, candidates)])
+    for index in range(1, len(candidates)):
+        # The same scale again is no other candidate.
+        errors[index][numpy.any([candidates[index] == earlier for earlier in candidates[:index]], axis=0)] = numpy.inf
     best = numpy.argmin(errors, axis=0)  # the first of equals
     # f64 rounds: what is as good as equal is compared again, exactly.
     for block in numpy.flatnonzero((errors <= errors.min(axis=0) * (1 + 1e-12)).sum(axis=0) > 1):
-        exact = [exact_error(blocks[block], found[block], int(scales[block])) for found, scales in zip(packed, candidates)]
+        exact = [
+            exact_error(blocks[block], found[block], int(scales[block])) if numpy.isfinite(error[block]) else numpy.inf
+            for found, scales, error in zip(packed, candidates, errors)
+        ]
         best[block] = exact.index(min(exact))
     rows = numpy.arange(len(blocks))
     return numpy.stack(packed)[best, rows], numpy.stack(candidates)[best, rows]
@@ -150,7 +159,9 @@ def make(out):
             packed[name] = torch.where(torch.rand(tensor.shape, generator=torch.Generator().manual_seed(5)) < 0.3, drawn, tensor)
     tiny.save(out / "packed", tiny.published_config(made, mxfp4=True), tiny.tensors(made, packed, norms=torch.float32), shards=2)
 
-    # A model that computes something, for its logits.
+
+def make_small(out):
+    """A model that computes something, for its logits."""
     small = tiny.model(seed=33, intermediate_size=64, num_experts_per_tok=4)
     tiny.save(out / "small", tiny.published_config(small), tiny.tensors(small))
     ids = [tiny.random_ids(index, length, small.config.vocab_size) for index, length in enumerate([57, 20])]
@@ -165,9 +176,8 @@ class Model:
     """The tensors of a directory, by name."""
 
     def __init__(self, directory):
-        self.directory = Path(directory)
         self.files = {}
-        for path in sorted(self.directory.glob("*.safetensors")):
+        for path in sorted(directory.glob("*.safetensors")):
             file = safe_open(path, framework="pt")
             self.files |= dict.fromkeys(file.keys(), file)
 
@@ -245,7 +255,7 @@ class Figures:
 
 
 def check(source, result, report, hints=None):
-    report = json.loads(Path(report).read_text())
+    report = json.loads(report.read_text())
     source, result = Model(source), Model(result)
     hints = Model(hints) if hints else None
     # A packed source is itself what changes are counted against.
@@ -280,12 +290,15 @@ def logits(model, tokens, out):
     made = GptOssForCausalLM.from_pretrained(
         model,
         dtype=torch.float32,
-        quantization_config=Mxfp4Config(dequantize=True) if "quantization_config" in (Path(model) / "config.json").read_text() else None,
+        quantization_config=Mxfp4Config(dequantize=True) if "quantization_config" in (model / "config.json").read_text() else None,
         attn_implementation="eager",
         experts_implementation="eager",
-    ).eval()
+    )
+    # transformers unpacks to bf16 whatever is asked for; every value is exact there.
+    made = made.float().eval()
+    made.model.rotary_emb = type(made.model.rotary_emb)(made.config)
     with torch.no_grad():
-        found = [made(torch.tensor([ids])).logits[0].float().contiguous() for ids in json.loads(Path(tokens).read_text())]
+        found = [made(torch.tensor([ids])).logits[0].float().contiguous() for ids in json.loads(tokens.read_text())]
     save_file({f"logits.{index}": each for index, each in enumerate(found)}, out)
 
 
@@ -299,7 +312,4 @@ def unpack(model, plain):
 
 if __name__ == "__main__":
     verb, *arguments = sys.argv[1:]
-    if verb == "make":
-        make(Path(arguments[0]))
-    else:
-        {"check": check, "logits": logits, "unpack": unpack}[verb](*arguments)
+    {"make": make, "small": make_small, "check": check, "logits": logits, "unpack": unpack}[verb](*map(Path, arguments))

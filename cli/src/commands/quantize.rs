@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use ft_formats::requantize::{ExpertTarget, Requantization, RequantizationReport, Requantized};
 use ft_quant::Codec;
+use ft_quant::cuda::Gpu;
 use ft_quant::mxfp4::{Packing, Rounding, ScaleRule};
 use ft_trainer::evaluation::{Evaluation, EvaluationRequest, evaluate};
 
+use crate::accuracy_page;
 use crate::arguments::ComputeDtype;
 use crate::commands::eval;
 use crate::disk::check_room;
@@ -121,12 +123,15 @@ enum ElementRounding {
 enum Device {
     /// The cores of this machine
     Cpu,
+    /// The first NVIDIA GPU
+    Cuda,
 }
 
 impl Device {
-    fn codec(self) -> Codec {
+    fn codec(self) -> Result<Codec> {
         match self {
-            Self::Cpu => Codec::Cpu,
+            Self::Cpu => Ok(Codec::Cpu),
+            Self::Cuda => Gpu::open(0).map(|gpu| Codec::Cuda(Box::new(gpu))).map_err(|source| Error::NoGpu { source }),
         }
     }
 }
@@ -147,9 +152,10 @@ fn report_path(text: &str) -> Result<PathBuf, String> {
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
     let reports: Vec<ReportFile<'_>> = arguments.report.iter().map(|path| ReportFile::prepare(path)).collect::<Result<_>>()?;
     let request = requantization(arguments)?;
+    let codec = arguments.device.codec()?;
     check_room(&arguments.out, request.target_bytes()?)?;
     let mut progress = ByteProgress::new(format!("converting {}", arguments.model.display()), terminal);
-    let converted = request.run(&arguments.device.codec(), &mut |done, total| progress.set(done, total))?;
+    let converted = request.run(&codec, &mut |done, total| progress.set(done, total))?;
     progress.finish();
     let evaluation = (!arguments.data.is_empty()).then(|| compare(arguments, &converted, terminal)).transpose()?;
     let outcome = Outcome::new(converted.report(), evaluation.as_ref());
@@ -238,8 +244,8 @@ fn judge(arguments: &Arguments, report: &RequantizationReport, evaluation: Optio
 }
 
 fn report_text(path: &Path, report: &RequantizationReport, outcome: &Outcome<'_>) -> Result<String> {
-    let _ = report;
-    match path.extension().and_then(|ending| ending.to_str()) {
-        _ => Ok(json::text(outcome)? + "\n"),
+    if path.extension().is_some_and(|ending| ending == "html") {
+        return Ok(accuracy_page::render(report));
     }
+    Ok(json::text(outcome)? + "\n")
 }

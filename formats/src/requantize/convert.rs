@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use bytemuck::{Pod, pod_collect_to_vec, try_cast_slice};
+use ft_quant::cuda::CudaError;
 use ft_quant::mxfp4::{BLOCK_BYTES, BLOCK_ELEMENTS};
 use ft_quant::{Accuracy, Codec, Float};
 use half::{bf16, f16};
@@ -120,16 +121,16 @@ impl<'a> Conversion<'a> {
                         self.source.prefetch(of_expert(view.bytes, expert + 1));
                     }
                     let converted = match view.dtype {
-                        Dtype::F32 => self.from_floats::<f32>(matrices, bytes, hints, output),
-                        Dtype::F16 => self.from_floats::<f16>(matrices, bytes, hints, output),
-                        _ => self.from_floats::<bf16>(matrices, bytes, hints, output),
+                        Dtype::F32 => self.convert_floats::<f32>(matrices, bytes, hints, output),
+                        Dtype::F16 => self.convert_floats::<f16>(matrices, bytes, hints, output),
+                        _ => self.convert_floats::<bf16>(matrices, bytes, hints, output),
                     };
                     self.source.release(bytes);
                     (bytes.len(), converted)
                 }
                 ExpertWeights::Mxfp4 { blocks, scales } => {
                     let (blocks, scales) = (of_expert(blocks.bytes, expert), of_expert(scales.bytes, expert));
-                    let converted = self.from_mxfp4(matrices, blocks, scales, hints, output);
+                    let converted = self.convert_mxfp4(matrices, blocks, scales, hints, output);
                     self.source.release(blocks);
                     (blocks.len() + scales.len(), converted)
                 }
@@ -138,14 +139,14 @@ impl<'a> Conversion<'a> {
             if let (Some(hints), Some(model)) = (hints, self.hints) {
                 model.release(hints.blocks);
             }
-            total = total.add(accuracy);
+            total = total + accuracy;
             advance(bytes);
         }
         Ok(total)
     }
 
     /// Converts the plain matrix of an expert.
-    fn from_floats<T: Float + Pod>(
+    fn convert_floats<T: Float + Pod>(
         &self,
         matrices: &Matrices<'_>,
         bytes: &[u8],
@@ -178,7 +179,7 @@ impl<'a> Conversion<'a> {
     }
 
     /// Converts the packed matrix of an expert.
-    fn from_mxfp4(
+    fn convert_mxfp4(
         &self,
         matrices: &Matrices<'_>,
         blocks: &[u8],
@@ -259,27 +260,36 @@ fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
 
 /// What can go wrong with an expert, before it is known where it is.
 enum Failure {
-    Codec(ft_quant::Error),
-    Output(Error),
+    Values(ft_quant::Error),
+    Other(Error),
 }
 
 impl From<ft_quant::Error> for Failure {
     fn from(error: ft_quant::Error) -> Self {
-        Self::Codec(error)
+        Self::Values(error)
+    }
+}
+
+impl From<CudaError> for Failure {
+    fn from(error: CudaError) -> Self {
+        match error {
+            CudaError::Codec(error) => Self::Values(error),
+            source => Self::Other(Error::Device { source }),
+        }
     }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self::Output(error)
+        Self::Other(error)
     }
 }
 
 impl Failure {
     fn at(self, source: &Checkpoint, matrices: &Matrices<'_>, expert: usize) -> Error {
         let error = match self {
-            Self::Output(error) => return error,
-            Self::Codec(error) => error,
+            Self::Other(error) => return error,
+            Self::Values(error) => error,
         };
         let name = matrices.projection.tensor_name(matrices.layer);
         match matrices.weights {

@@ -34,7 +34,7 @@ impl RequantizationReport {
     /// The sums over all tensors.
     #[must_use]
     pub fn total(&self) -> Accuracy {
-        self.tensors.iter().fold(Accuracy::default(), |total, tensor| total.add(tensor.accuracy))
+        self.tensors.iter().fold(Accuracy::default(), |total, tensor| total + tensor.accuracy)
     }
 
     /// The tensor with the least signal to noise; nothing where all are exact.
