@@ -2,7 +2,7 @@
 # make install      puts `ft` on the PATH
 # make test         everything, against transformers, PEFT, openai-harmony and ggml
 # make lint         formatting and clippy
-# make bench        a training step of ft against one of transformers + PEFT
+# make bench        a training step of ft against one of transformers + PEFT, and requantizing against copies, numpy, torch and ggml
 
 CARGO ?= cargo
 PREFIX ?= $(or $(CARGO_HOME),$(HOME)/.cargo)
@@ -39,7 +39,9 @@ lint: setup
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 
 bench: peers build
+	$(CARGO) build --release --locked --package ft-quant --examples
 	.venv/bin/python bench/train_step.py $(FT)
+	.venv/bin/python bench/quantize.py $(FT) $(TARGET)/release/examples
 
 install: build
 	@sh scripts/install.sh "$(FT)" "$(PREFIX)"

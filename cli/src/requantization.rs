@@ -209,18 +209,87 @@ fn table(report: &RequantizationReport, palette: Palette) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+fn scientific(value: f64) -> String {
+    if value == 0.0 { "0".to_owned() } else { format!("{value:.2e}") }
+}
+
 fn row(name: String, accuracy: &Accuracy) -> [String; 9] {
     let measures = Measures::of(accuracy);
     let compared = |fraction: Option<f64>| fraction.map_or("-".to_owned(), percent);
     [
         name,
         measures.sqnr_db.map_or("exact".to_owned(), |decibels| format!("{decibels:.2}")),
-        format!("{:.2e}", measures.relative_error),
-        format!("{:.2e}", measures.maximum_error),
+        scientific(measures.relative_error),
+        scientific(measures.maximum_error),
         format!("{:.6}", measures.cosine),
         percent(measures.clipped_fraction),
         percent(measures.flushed_fraction),
         compared(measures.changed_codes_fraction),
         compared(measures.changed_scales_fraction),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use ft_formats::checkpoint::Projection;
+    use ft_formats::dtype::Dtype;
+    use ft_formats::requantize::TensorReport;
+
+    use super::*;
+
+    fn report(to: ExpertTarget, scales: ScaleSource, accuracy: Accuracy) -> RequantizationReport {
+        RequantizationReport {
+            source: PathBuf::from("source"),
+            target: PathBuf::from("target"),
+            from: ExpertStorage::Float(Dtype::F16),
+            to,
+            scales,
+            tensors: vec![TensorReport { layer: 7, projection: Projection::Down, accuracy }],
+            source_bytes: 4_000_000_000,
+            target_bytes: 1_100_000_000,
+            seconds: 12.0,
+        }
+    }
+
+    fn noisy() -> Accuracy {
+        Accuracy {
+            elements: 3200,
+            signal: 100.0,
+            noise: 1.0,
+            packed_signal: 100.0,
+            product: 99.5,
+            largest_error: 0.25,
+            largest_value: 2.0,
+            clipped: 32,
+            flushed: 1,
+            largest_codes: [0, 0, 0, 0, 0, 0, 60, 40],
+            compared_blocks: 100,
+            changed_codes: 16,
+            changed_scales: 100,
+        }
+    }
+
+    #[test]
+    fn a_row_has_every_measure() {
+        let report = report(ExpertTarget::Mxfp4(ScaleRule::Hint.into()), ScaleSource::Model(PathBuf::from("base")), noisy());
+        let text = words(&report, None, Palette::plain());
+        let row: Vec<&str> = text.lines().nth(2).unwrap().split_whitespace().collect();
+        assert_eq!(row, ["layer", "7", "down_proj", "20.00", "1.00e-1", "2.50e-1", "0.995000", "1.00%", "0.03%", "0.50%", "100.0%"]);
+        assert!(text.ends_with("source, 4.0 GB of f16 experts, to 1.1 GB of mxfp4 by `hint`, from the scales of base, in 12 s"), "{text}");
+    }
+
+    #[test]
+    fn what_lost_nothing_is_exact_and_hints_without_a_start_are_even() {
+        let exact = Accuracy { noise: 0.0, compared_blocks: 0, changed_codes: 0, changed_scales: 0, ..noisy() };
+        let report = report(ExpertTarget::Mxfp4(ScaleRule::Hint.into()), ScaleSource::Values, exact);
+        let text = words(&report, None, Palette::plain());
+        assert!(text.contains("exact") && text.contains("by `even` (`hint` had no scales to start from"), "{text}");
+        let json = serde_json::to_value(Outcome::new(&report, None)).unwrap();
+        assert_eq!((&json["scale"], &json["total"]["sqnr_db"]), (&"even".into(), &serde_json::Value::Null));
+        assert_eq!(json["tensors"][0]["changed_codes_fraction"], serde_json::Value::Null);
+        assert_eq!(json["tensors"][0]["name"], "model.layers.7.mlp.experts.down_proj");
+        assert_eq!(json["total"]["largest_codes"][6], 60);
+    }
 }
