@@ -12,6 +12,7 @@ mod error;
 mod float;
 pub mod ggml;
 pub mod mxfp4;
+mod processor;
 
 pub use accuracy::Accuracy;
 pub use codec::Codec;

@@ -15,12 +15,12 @@ mod columns;
 mod element;
 mod lanes;
 pub(crate) mod measure;
-mod processor;
 mod reference;
 mod rows;
 mod scale;
 #[cfg(test)]
 mod tests;
+mod vectors;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -3,6 +3,7 @@
 use half::f16;
 
 use crate::error::Error;
+use crate::processor::{Instructions, Level};
 
 /// Elements of a block, the same for every type here. Source: ggml `ggml-common.h`, `QK8_0` and its like.
 pub const BLOCK_ELEMENTS: usize = 32;
@@ -99,43 +100,6 @@ fn dequantize_blocks<B: Block<BLOCK_BYTES>, const BLOCK_BYTES: usize>(blocks: &[
     Ok(())
 }
 
-/// Vector instructions that this processor has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Level(Instructions);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Instructions {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Level {
-    /// All levels, the best one last.
-    fn available() -> impl Iterator<Item = Self> {
-        [
-            Some(Self(Instructions::Portable)),
-            #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")).then_some(Self(Instructions::Avx2)),
-            #[cfg(target_arch = "x86_64")]
-            (is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("f16c"))
-            .then_some(Self(Instructions::Avx512)),
-        ]
-        .into_iter()
-        .flatten()
-    }
-
-    fn best() -> Self {
-        Self::available().last().unwrap_or(Self(Instructions::Portable))
-    }
-}
-
 /// Defines `$name`, which runs `$body` compiled for a level.
 ///
 /// Rust never fuses a multiplication with an addition by itself, so that all levels compute the same.
@@ -143,16 +107,16 @@ macro_rules! for_each_level {
     (fn $name:ident(from: &$from:ty, to: &mut $to:ty) = $body:ident) => {
         fn $name<B: Block<BLOCK_BYTES>, const BLOCK_BYTES: usize>(level: Level, from: &$from, to: &mut $to) -> Result<(), Error> {
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,f16c")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi2,f16c")]
             fn avx512<B: Block<BLOCK_BYTES>, const BLOCK_BYTES: usize>(from: &$from, to: &mut $to) -> Result<(), Error> {
                 $body::<B, BLOCK_BYTES>(from, to)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,f16c")]
+            #[target_feature(enable = "avx2,bmi2,f16c")]
             fn avx2<B: Block<BLOCK_BYTES>, const BLOCK_BYTES: usize>(from: &$from, to: &mut $to) -> Result<(), Error> {
                 $body::<B, BLOCK_BYTES>(from, to)
             }
-            match level.0 {
+            match level.instructions() {
                 // SAFETY: a level is only made where the processor has its instructions.
                 #[cfg(target_arch = "x86_64")]
                 Instructions::Avx512 => unsafe { avx512::<B, BLOCK_BYTES>(from, to) },

@@ -11,11 +11,12 @@ use super::lanes::{
     LANES, MAGNITUDE, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, add_errors_above_zero, can_win, code, in_squared_units, offset,
     start_scale, value_bits, with_rule,
 };
-use super::processor::{Level, Vectors, for_each_level};
 use super::rows::{packed_with_care, refused, streams, unpacked_with_care};
+use super::vectors::{Vectors, for_each_level};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale};
 use crate::error::Error;
 use crate::float::Float;
+use crate::processor::Level;
 
 /// Outputs that a thread packs at a time.
 const CHUNK_OUTPUTS: usize = 256;

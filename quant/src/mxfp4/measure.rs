@@ -1,10 +1,11 @@
 //! Measuring blocks along the columns against the values that they stand for, 32 outputs at a time.
 
 use super::lanes::{Even, LANES, Rule, float, value_bits};
-use super::processor::{Level, Vectors, for_each_level};
+use super::vectors::{Vectors, for_each_level};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS, check_length, scale};
 use crate::error::Error;
 use crate::float::Float;
+use crate::processor::Level;
 
 /// A matrix [in, out] of values and the blocks [out, s, 16] of some of its outputs.
 pub(crate) struct Columns<'a, T> {

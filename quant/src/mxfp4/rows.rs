@@ -10,10 +10,11 @@ use super::lanes::{
     LANES, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, add_errors_above_zero, can_win, float, in_squared_units, offset, start_scale,
     with_rule,
 };
-use super::processor::{Level, Vectors, for_each_level};
+use super::vectors::{Vectors, for_each_level};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale};
 use crate::error::Error;
 use crate::float::Float;
+use crate::processor::Level;
 
 /// Blocks that a thread takes at a time.
 const CHUNK_BLOCKS: usize = 1 << 13;

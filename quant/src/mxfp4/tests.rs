@@ -5,10 +5,10 @@ use proptest::prelude::*;
 
 use super::columns::{pack_transposed_at, unpack_transposed_at};
 use super::element::VALUES;
-use super::processor::Level;
 use super::rows::{pack_at, unpack_at};
 use super::*;
 use crate::float::Float;
+use crate::processor::Level;
 
 const RULES: [ScaleRule; 5] = [ScaleRule::Hint, ScaleRule::Even, ScaleRule::Mse, ScaleRule::Floor, ScaleRule::Rceil];
 const ROUNDINGS: [Rounding; 2] = [Rounding::Even, Rounding::TowardZero];

@@ -1,13 +1,13 @@
 //! What AVX2 and AVX-512 do better than the compiler finds by itself.
 //!
-//! The methods are inlined into functions that are compiled for these instructions (`processor::for_each_level`) and called from nowhere
+//! The methods are inlined into functions that are compiled for these instructions (`vectors::for_each_level`) and called from nowhere
 //! else, which is what makes them sound.
 
 use std::arch::x86_64::*;
 
 use super::element::VALUES;
 use super::lanes::{LANES, MAGNITUDE, Rule};
-use super::processor::{Portable, Vectors};
+use super::vectors::{Portable, Vectors};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS};
 
 pub(super) struct Avx2;

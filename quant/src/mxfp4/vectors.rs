@@ -1,63 +1,7 @@
-//! Which vector instructions the fast paths use: found out once, at run time.
-//!
-//! A kernel is written once, for any processor, and compiled for each level. What the compiler does not find by itself is a method of
-//! [`Vectors`]. On aarch64 the portable level is NEON, which every such processor has.
+//! Kernels for every level of instructions. What the compiler does not find by itself is a method of [`Vectors`].
 
 use super::lanes::{LANES, Rule, code, value_bits};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS};
-
-/// A set of instructions that this processor has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Level(Instructions);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Instructions {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-}
-
-impl Level {
-    /// The best one.
-    pub(super) fn best() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("bmi2")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512dq")
-            {
-                return Self(Instructions::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") {
-                return Self(Instructions::Avx2);
-            }
-        }
-        Self(Instructions::Portable)
-    }
-
-    /// All that this processor has, for the tests to compare.
-    #[cfg(test)]
-    pub(super) fn available() -> Vec<Self> {
-        let mut levels = vec![Self(Instructions::Portable)];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") {
-                levels.push(Self(Instructions::Avx2));
-            }
-            if Self::best() == Self(Instructions::Avx512) {
-                levels.push(Self::best());
-            }
-        }
-        levels
-    }
-
-    pub(super) fn instructions(self) -> Instructions {
-        self.0
-    }
-}
 
 /// The steps that some processors have instructions for.
 pub(super) trait Vectors {
@@ -110,15 +54,16 @@ impl Vectors for Portable {
 macro_rules! for_each_level {
     ($(#[$attribute:meta])* fn $name:ident<$rule:ident>($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? = $kernel:ident;) => {
         $(#[$attribute])*
-        fn $name<$rule: crate::mxfp4::lanes::Rule>(level: crate::mxfp4::processor::Level, $($argument: $type),*) $(-> $output)? {
-            use crate::mxfp4::processor::{Instructions, Portable};
+        fn $name<$rule: crate::mxfp4::lanes::Rule>(level: crate::processor::Level, $($argument: $type),*) $(-> $output)? {
+            use crate::mxfp4::vectors::Portable;
+            use crate::processor::Instructions;
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,bmi2")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi2,f16c")]
             fn avx512<$rule: crate::mxfp4::lanes::Rule>($($argument: $type),*) $(-> $output)? {
                 $kernel::<crate::mxfp4::x86::Avx512, $rule>($($argument),*)
             }
             #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2")]
+            #[target_feature(enable = "avx2,bmi2,f16c")]
             fn avx2<$rule: crate::mxfp4::lanes::Rule>($($argument: $type),*) $(-> $output)? {
                 $kernel::<crate::mxfp4::x86::Avx2, $rule>($($argument),*)
             }
