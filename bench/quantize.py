@@ -11,7 +11,6 @@ import argparse
 import ctypes
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -93,7 +92,7 @@ def move(source, target, size):
 
 
 def quantize(ft, source, target, to, work):
-    """Seconds of a conversion and of moving the same bytes, taking turns, and the peak memory in bytes."""
+    """Seconds of a conversion and of moving the same bytes, taking turns."""
     taken = {"ft": [], "copy": []}
     environment = {name: value for name, value in os.environ.items() if name not in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")}
     for _ in range(arguments.rounds):
@@ -105,8 +104,7 @@ def quantize(ft, source, target, to, work):
         drop_caches()
         taken["copy"].append(seconds(lambda: move(source / "model.safetensors", work / "copy", size)))
         (work / "copy").unlink()
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    return statistics.median(taken["ft"]), statistics.median(taken["copy"]), peak
+    return statistics.median(taken["ft"]), statistics.median(taken["copy"])
 
 
 def main():
@@ -128,10 +126,10 @@ def main():
         subprocess.run(init, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         gigabytes = (work / "bf16/model.safetensors").stat().st_size / 1e9
         for source, target, to in (("bf16", "mxfp4", "mxfp4"), ("mxfp4", "plain", "bf16")):
-            ours, copy, peak = quantize(arguments.ft, work / source, work / target, to, work)
+            ours, copy = quantize(arguments.ft, work / source, work / target, to, work)
             print(
                 f"`ft quantize --to {to}`, {gigabytes:.1f} GB in bf16: {ours:.2f} s; moving the same bytes: {copy:.2f} s; ratio"
-                f" {ours / copy:.2f}; peak memory so far {peak / 1e6:.0f} MB"
+                f" {ours / copy:.2f}"
             )
 
 
