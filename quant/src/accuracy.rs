@@ -8,13 +8,28 @@ use rayon::prelude::*;
 use crate::error::Error;
 use crate::float::Float;
 use crate::mxfp4::measure::{Columns, Sums, check, measure};
-use crate::mxfp4::{BLOCK_BYTES, BLOCK_ELEMENTS, check_length};
+use crate::mxfp4::{BLOCK_BYTES, BLOCK_ELEMENTS, VALUES, check_length};
 
 /// Outputs that a thread measures at a time.
 const CHUNK_OUTPUTS: usize = 256;
 
 /// Floats that a thread measures at a time.
 const CHUNK_FLOATS: usize = 1 << 16;
+
+/// Blocks that a thread sums up at a time.
+const CHUNK_BLOCKS: usize = 1 << 12;
+
+/// The sum of the squares of what the two codes of a byte stand for.
+static SQUARES: [f32; 256] = {
+    let mut squares = [0.0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (low, high) = (VALUES[byte & 0xf], VALUES[byte >> 4]);
+        squares[byte] = low * low + high * high;
+        byte += 1;
+    }
+    squares
+};
 
 /// Sums over the elements and blocks of a tensor, from which its measures follow. Sums of several parts are added up.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -88,6 +103,34 @@ impl Accuracy {
             let columns: Vec<T> = (0..BLOCK_ELEMENTS).flat_map(row).collect();
             let blocks = blocks.as_chunks().0;
             Self::of_columns(&Columns { values: &columns, outputs: scales.len(), first: 0, row_blocks: 1, blocks, scales })
+        })))
+    }
+
+    /// The sums of blocks that were unpacked: every value is what its code stands for, so that the blocks alone tell all.
+    ///
+    /// # Shapes
+    /// With n blocks: `blocks` has 16 n bytes, `scales` n.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when the slices do not fit each other, [`Error::ReservedScale`].
+    pub fn of_unpacked(blocks: &[u8], scales: &[u8]) -> Result<Self, Error> {
+        check_length("blocks", scales.len() * BLOCK_BYTES, blocks.len())?;
+        check_scales(scales)?;
+        let chunks = blocks.par_chunks(CHUNK_BLOCKS * BLOCK_BYTES).zip(scales.par_chunks(CHUNK_BLOCKS));
+        Ok(total(chunks.map(|(blocks, scales)| {
+            let mut part = Self { elements: (scales.len() * BLOCK_ELEMENTS) as u64, ..Self::default() };
+            for (block, &scale) in blocks.as_chunks::<BLOCK_BYTES>().0.iter().zip(scales) {
+                // Multiples of a quarter, exact in any order.
+                let squares: f32 = block.iter().map(|&byte| SQUARES[usize::from(byte)]).sum();
+                let largest = block.iter().fold(0, |largest: u8, byte| largest.max(byte & 7).max(byte >> 4 & 7));
+                let unit = value(scale);
+                part.signal += f64::from(squares) * unit * unit;
+                part.largest_value = part.largest_value.max(f64::from(VALUES[usize::from(largest)]) * unit);
+                part.largest_codes[usize::from(largest)] += 1;
+            }
+            part.packed_signal = part.signal;
+            part.product = part.signal;
+            part
         })))
     }
 
@@ -209,6 +252,11 @@ impl std::ops::Add for Accuracy {
     }
 }
 
+/// What a scale byte other than 255 stands for.
+fn value(scale: u8) -> f64 {
+    f64::from_bits((u64::from(scale) + 1023 - 127) << 52)
+}
+
 fn check_scales(scales: &[u8]) -> Result<(), Error> {
     scales.iter().position(|&scale| scale == u8::MAX).map_or(Ok(()), |index| Err(Error::ReservedScale { index }))
 }
@@ -297,6 +345,10 @@ mod tests {
         let exact = Accuracy::of(&values, &blocks, &scales).unwrap();
         assert_eq!((exact.noise, exact.sqnr_db(), exact.relative_error(), exact.blocks()), (0.0, None, 0.0, 64));
         assert!((exact.cosine() - 1.0).abs() < 1e-12);
+        let told = Accuracy::of_unpacked(&blocks, &scales).unwrap();
+        assert_close(&told, &exact);
+        assert_eq!((told.sqnr_db(), told.cosine()), (None, 1.0));
+        assert_eq!(Accuracy::of_unpacked(&[0; 32], &[0, 255]).unwrap_err(), Error::ReservedScale { index: 1 });
         let nothing = Accuracy::of::<bf16>(&[], &[], &[]).unwrap();
         assert_eq!((nothing.sqnr_db(), nothing.relative_error(), nothing.cosine()), (None, 0.0, 1.0));
     }

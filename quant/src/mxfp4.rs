@@ -26,6 +26,7 @@ mod x86;
 
 pub use columns::{pack_transposed, unpack_transposed};
 pub use element::Rounding;
+pub(crate) use element::VALUES;
 pub use rows::{pack, unpack};
 pub use scale::ScaleRule;
 

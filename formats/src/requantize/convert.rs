@@ -203,8 +203,8 @@ impl<'a> Conversion<'a> {
             }
             ExpertTarget::Bf16 => {
                 self.codec.unpack_transposed(blocks, scales, matrices.outputs, values)?;
-                let accuracy = Accuracy::of_transposed(values, matrices.outputs, blocks, scales)?;
                 output.write(name, Bytes::New(unpacked))?;
+                let accuracy = Accuracy::of_unpacked(blocks, scales)?;
                 Ok(accuracy)
             }
         }

@@ -1,7 +1,7 @@
 //! E2M1: one sign bit, two exponent bits, one mantissa bit.
 
 /// Value of each code; the upper eight are the lower eight negated, so code 8 is -0. Source: OCP MX 1.0, section 5.3.3.
-pub(super) const VALUES: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+pub(crate) const VALUES: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
 /// Midpoints between the magnitudes of neighbouring codes.
 const MIDPOINTS: [f32; 7] = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0];
