@@ -14,6 +14,7 @@ mod output;
 pub mod peft;
 pub mod requantize;
 pub mod safetensors;
+mod stream;
 pub mod tokenizer;
 
 pub use error::{Error, Hint, Result};

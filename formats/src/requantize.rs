@@ -4,9 +4,7 @@
 //! carried over byte for byte. Arithmetic and writing overlap, and the system is told what is read next. Nothing appears under the
 //! result's name before it is published, which leaves the caller time to look at it.
 
-mod buffer;
 mod convert;
-mod output;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -20,6 +18,7 @@ use ft_quant::mxfp4::{BLOCK_ELEMENTS, Packing, ScaleRule};
 use crate::checkpoint::{Checkpoint, CheckpointWriter, ExpertStorage, SealedCheckpoint};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::stream::in_background;
 
 pub use report::{RequantizationReport, ScaleSource, TensorReport};
 
@@ -111,7 +110,7 @@ impl Requantization<'_> {
         let writer = CheckpointWriter::restored(self.target, &source, self.to.storage(), self.max_shard_bytes)?;
         let target_bytes = writer.total_bytes();
         let conversion = convert::Conversion { source: &source, hints: hints.as_ref(), to: self.to, codec };
-        let (writer, tensors) = output::in_background(writer, &source, |output| conversion.run(output, progress))?;
+        let (writer, tensors) = in_background(writer, &source, |output| conversion.run(output, progress))?;
         let report = RequantizationReport {
             source: self.source.to_owned(),
             target: self.target.to_owned(),

@@ -12,6 +12,7 @@ use super::{Checkpoint, Config, ExpertStorage, tensor_specs};
 use crate::error::{Error, InFile, Result};
 use crate::output::{PartialDirectory, write_synced};
 use crate::safetensors::{SafetensorsWriter, TensorSpec};
+use crate::stream::TensorSink;
 use crate::tokenizer::write_tokenizer_files;
 
 /// Name of the config.
@@ -220,6 +221,16 @@ impl CheckpointWriter {
             Some(&index) => Ok(&mut self.shards[index]),
             None => Err(Error::UnknownTensor { tensor: name.to_owned(), path: self.directory.target().to_owned() }),
         }
+    }
+}
+
+impl TensorSink for CheckpointWriter {
+    fn partial_path(&self) -> &Path {
+        Self::partial_path(self)
+    }
+
+    fn write_chunk(&mut self, tensor: &str, bytes: &[u8]) -> Result<()> {
+        Self::write_chunk(self, tensor, bytes)
     }
 }
 

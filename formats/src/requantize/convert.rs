@@ -9,13 +9,12 @@ use ft_quant::{Accuracy, Codec, Float};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::buffer::Buffer;
-use super::output::{Bytes, Output};
 use super::{ExpertTarget, TensorReport};
 use crate::checkpoint::{Checkpoint, ExpertWeights, Projection};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::safetensors::TensorView;
+use crate::stream::{Buffer, Bytes, Output};
 
 /// Bytes of a tensor that are carried over together.
 const PIECE_BYTES: usize = 16 << 20;

@@ -14,19 +14,19 @@ struct Line([u8; 64]);
 
 /// Bytes that start at a cache line: numbers of any type can be written to them, past the caches too.
 #[derive(Debug)]
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     lines: Vec<Line>,
     length: usize,
 }
 
 impl Buffer {
     /// As many bf16 as fit.
-    pub(super) fn as_bf16(&self) -> &[bf16] {
+    pub(crate) fn as_bf16(&self) -> &[bf16] {
         cast_slice(self)
     }
 
     /// As many bf16 as fit.
-    pub(super) fn as_bf16_mut(&mut self) -> &mut [bf16] {
+    pub(crate) fn as_bf16_mut(&mut self) -> &mut [bf16] {
         cast_slice_mut(self)
     }
 }
@@ -46,19 +46,19 @@ impl DerefMut for Buffer {
 }
 
 /// Buffers that have done their work: fresh memory would have to be cleared by the system first.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     spent: Receiver<Buffer>,
     free: RefCell<Vec<Buffer>>,
 }
 
 impl Pool {
     /// A pool of the buffers that come through `spent`.
-    pub(super) fn new(spent: Receiver<Buffer>) -> Self {
+    pub(crate) fn new(spent: Receiver<Buffer>) -> Self {
         Self { spent, free: RefCell::default() }
     }
 
     /// A buffer of `length` bytes of no particular value.
-    pub(super) fn take(&self, length: usize) -> Buffer {
+    pub(crate) fn take(&self, length: usize) -> Buffer {
         let mut free = self.free.borrow_mut();
         free.extend(self.spent.try_iter());
         let lines = length.div_ceil(size_of::<Line>());
@@ -69,7 +69,7 @@ impl Pool {
     }
 
     /// Keeps a buffer that was not put out.
-    pub(super) fn give_back(&self, buffer: Buffer) {
+    pub(crate) fn give_back(&self, buffer: Buffer) {
         self.free.borrow_mut().push(buffer);
     }
 }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 
+use super::TensorSink;
 use super::buffer::{Buffer, Pool};
-use crate::checkpoint::{Checkpoint, CheckpointWriter};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 /// Pieces that wait to be written at most.
@@ -19,22 +20,22 @@ struct Piece<'a> {
 }
 
 /// Bytes of the source, or new ones.
-pub(super) enum Bytes<'a> {
+pub(crate) enum Bytes<'a> {
     Mapped(&'a [u8]),
     New(Buffer),
 }
 
 /// Takes bytes to the thread that writes them.
-pub(super) struct Output<'a> {
+pub(crate) struct Output<'a> {
     pieces: SyncSender<Piece<'a>>,
     path: PathBuf,
     /// What was written can be written to again.
-    pub(super) pool: Pool,
+    pub(crate) pool: Pool,
 }
 
 impl<'a> Output<'a> {
     /// Writes the next bytes of a tensor, in the order of the calls.
-    pub(super) fn write(&self, tensor: String, bytes: Bytes<'a>) -> Result<()> {
+    pub(crate) fn write(&self, tensor: String, bytes: Bytes<'a>) -> Result<()> {
         // The writer has failed then, and [`in_background`] gives its reason instead.
         let stopped = |_| Error::Io { action: "write", path: self.path.clone(), source: io::ErrorKind::BrokenPipe.into() };
         self.pieces.send(Piece { tensor, bytes }).map_err(stopped)
@@ -45,11 +46,11 @@ impl<'a> Output<'a> {
 ///
 /// # Errors
 /// That of the writer, else that of `work`.
-pub(super) fn in_background<'a, T>(
-    mut writer: CheckpointWriter,
+pub(crate) fn in_background<'a, Sink: TensorSink, T>(
+    mut writer: Sink,
     source: &'a Checkpoint,
     work: impl FnOnce(&Output<'a>) -> Result<T>,
-) -> Result<(CheckpointWriter, T)> {
+) -> Result<(Sink, T)> {
     let (pieces, to_write) = sync_channel(WAITING_PIECES);
     let (written, spent) = channel();
     let output = Output { pieces, path: writer.partial_path().to_owned(), pool: Pool::new(spent) };
@@ -63,7 +64,7 @@ pub(super) fn in_background<'a, T>(
     })
 }
 
-fn write_all(writer: &mut CheckpointWriter, source: &Checkpoint, pieces: Receiver<Piece<'_>>, written: &Sender<Buffer>) -> Result<()> {
+fn write_all(writer: &mut impl TensorSink, source: &Checkpoint, pieces: Receiver<Piece<'_>>, written: &Sender<Buffer>) -> Result<()> {
     for Piece { tensor, bytes } in pieces {
         match bytes {
             Bytes::Mapped(bytes) => {
