@@ -8,6 +8,7 @@
 pub mod checkpoint;
 pub mod dtype;
 mod error;
+pub mod gguf;
 pub mod harmony;
 mod json;
 mod output;
