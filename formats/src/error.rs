@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{ConfigProblem, IndexProblem};
 use crate::dtype::Dtype;
+use crate::gguf::{TensorProblem, TensorType};
 use crate::peft::AdapterProblem;
 use crate::safetensors::HeaderProblem;
 use crate::tokenizer::TokenizerFileError;
@@ -43,6 +44,12 @@ pub enum Error {
     #[error("{} already exists and is not empty", path.display())]
     Exists {
         /// The directory.
+        path: PathBuf,
+    },
+    /// A file that would be replaced.
+    #[error("{} already exists", path.display())]
+    FileExists {
+        /// The file.
         path: PathBuf,
     },
     /// A file that is not JSON.
@@ -248,6 +255,34 @@ pub enum Error {
         /// Its type.
         dtype: Dtype,
     },
+    /// A tensor that GGUF cannot hold that way.
+    #[error("tensor `{tensor}` of shape {shape:?} cannot be {tensor_type} in GGUF: {problem}")]
+    GgufTensor {
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The type that it was to have.
+        tensor_type: TensorType,
+        /// Why not.
+        problem: TensorProblem,
+    },
+    /// A value of metadata that makes no file.
+    #[error("the value of `{key}` is no power of two from 8 to 2^16, in 32 bits without a sign")]
+    GgufAlignment {
+        /// The key.
+        key: String,
+    },
+    /// Too small a part of a model to a file.
+    #[error("{} would be split into {count} files, and {limit} is the limit", path.display())]
+    TooManySplits {
+        /// The file that is split.
+        path: PathBuf,
+        /// Files that it would take.
+        count: usize,
+        /// Files allowed.
+        limit: usize,
+    },
     /// A safetensors file of too many tensors.
     #[error("the header of {} would take {bytes} bytes, and {limit_bytes} is the limit", path.display())]
     HeaderTooLarge {
@@ -310,6 +345,7 @@ impl Hint for Error {
             Self::Device { .. } => Some("`--device cpu` gives the same bytes".to_owned()),
             _ if self.is_out_of_resources() => Some("free some space, or choose another place".to_owned()),
             Self::Exists { .. } => Some("choose another directory, or remove this one".to_owned()),
+            Self::FileExists { .. } => Some("choose another name, or remove this file".to_owned()),
             Self::NoConfig { .. } => {
                 Some("a model directory holds `config.json` and `*.safetensors`; `ft init DIR --preset nano` makes one".to_owned())
             }

@@ -1,16 +1,21 @@
 //! GGUF, the container of llama.cpp, Ollama and LM Studio: version 3, little endian.
 //!
-//! `value` and `tensor_type` are what a file is made of, `names` is the architecture `gpt-oss` in its terms.
+//! `value` and `tensor_type` are what a file is made of, `header` and `writer` how it is written; `names` is the architecture `gpt-oss`
+//! in its terms.
 //!
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
+mod header;
 mod names;
 mod tensor_type;
 mod value;
+mod writer;
 
+pub use header::{GgufSpec, TensorProblem};
 pub use names::{ExpertRows, GgufTensor, Held, gguf_tensors};
 pub use tensor_type::TensorType;
 pub use value::{Array, Value, ValueType};
+pub use writer::{GgufWriter, SealedGguf};
 
 /// The first four bytes of a file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
