@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{ConfigProblem, IndexProblem};
 use crate::dtype::Dtype;
-use crate::gguf::{TensorProblem, TensorType};
+use crate::gguf::{GgufProblem, TensorProblem, TensorType};
 use crate::peft::AdapterProblem;
 use crate::safetensors::HeaderProblem;
 use crate::tokenizer::TokenizerFileError;
@@ -90,6 +90,28 @@ pub enum Error {
         path: PathBuf,
         /// The rule.
         problem: HeaderProblem,
+    },
+    /// A file that breaks a rule of GGUF, or holds no model of gpt-oss.
+    #[error("{} cannot be read as a GGUF model: {problem}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// The rule, or what it says instead.
+        problem: GgufProblem,
+    },
+    /// A directory without a GGUF file.
+    #[error("{} holds no GGUF file", path.display())]
+    NoGguf {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory with several models in GGUF.
+    #[error("{} holds several GGUF models, {} and {} among them", path.display(), found[0].display(), found[1].display())]
+    SeveralGguf {
+        /// The directory.
+        path: PathBuf,
+        /// Two of them.
+        found: [PathBuf; 2],
     },
     /// A directory without a model.
     #[error("{} holds no model: there is no `config.json` in it", path.display())]
@@ -354,6 +376,8 @@ impl Hint for Error {
                 ..
             } => Some("the file is incomplete: copy or download it again".to_owned()),
             Self::Safetensors { .. } => Some("the file is damaged or no safetensors file: copy or download it again".to_owned()),
+            Self::Gguf { problem, .. } => problem.hint(),
+            Self::SeveralGguf { .. } => Some("name the file of the model instead of its directory".to_owned()),
             Self::Config { problem, .. } | Self::Setting(problem) => problem.hint(),
             Self::Index { problem, .. } => problem.hint(),
             Self::WrongShape { .. } => Some("the config and the tensors belong to different models, or the file is damaged".to_owned()),

@@ -1,172 +1,244 @@
-//! The header of a file: counts, metadata, and where each tensor is.
+//! The head of a file: metadata and the list of tensors, checked against the length of the file before anything is handed out.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
-use super::{Array, MAGIC, TensorType, VERSION, Value, ValueType};
-use crate::error::{Error, Result};
+use super::cursor::Cursor;
+use super::problem::LIMIT_DIMENSIONS;
+use super::{Array, DEFAULT_ALIGNMENT, GgufProblem, MAGIC, TensorType, VERSION, Value, ValueType};
 
-/// The key that says where tensors begin.
-pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
+/// The oldest version of the same layout; before it, counts had 32 bits. Source: the GGUF specification, "Historical state of affairs".
+const OLDEST_VERSION: u32 = 2;
 
-/// Dimensions of a tensor at most. Source: ggml `ggml.h`, `GGML_MAX_DIMS`.
-const LIMIT_DIMENSIONS: usize = 4;
+/// Bytes of a key with its value at least: lengths, a letter, a type and a byte.
+const LEAST_PAIR_BYTES: u64 = 8 + 1 + 4 + 1;
 
-/// Bytes of a tensor's name at most. Source: ggml `ggml.h`, `GGML_MAX_NAME`, less the zero that ends it.
-const LIMIT_NAME_BYTES: usize = 63;
+/// Bytes of a tensor in the list at least: a letter and its length, one dimension, type and offset.
+const LEAST_TENSOR_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// Name, type and shape of a tensor that is to be written.
+/// What the head of a file says, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GgufHeader {
+    /// Version of the format: 2 or 3, which have the same layout.
+    pub version: u32,
+    /// Keys and values, in the order of the file; no key stands twice.
+    pub metadata: Vec<(String, Value)>,
+    /// The tensors, in the order of the file's list; no name stands twice.
+    pub tensors: Vec<GgufEntry>,
+}
+
+/// A tensor in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GgufSpec {
+pub struct GgufEntry {
     /// Its name.
     pub name: String,
-    /// How its elements are stored.
+    /// Type of its elements.
     pub tensor_type: TensorType,
-    /// Its dimensions, the last one contiguous; the file lists them the other way round.
+    /// Its dimensions, the last one contiguous.
     pub shape: Vec<usize>,
+    /// Its bytes, counted from the file's first.
+    pub range: Range<usize>,
 }
 
-/// Why a tensor cannot be stored in GGUF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum TensorProblem {
-    /// Its rows are no whole number of blocks.
-    #[error("a block holds {block} elements, which do not divide a row of {row}")]
-    PartialBlock {
-        /// Elements of a block.
-        block: u64,
-        /// Elements of a row.
-        row: usize,
-    },
-    /// It has no elements.
-    #[error("it has no elements")]
-    Empty,
-    /// It is too large for any file.
-    #[error("it exceeds 2^63 bytes")]
-    TooLarge,
-    /// It has none or too many dimensions.
-    #[error("it has {found} dimensions, and 1 to 4 are allowed")]
-    Dimensions {
-        /// How many it has.
-        found: usize,
-    },
-    /// Its name is too long for ggml.
-    #[error("its name takes {bytes} bytes, and 63 are allowed")]
-    Name {
-        /// Bytes of the name.
-        bytes: usize,
-    },
-}
-
-impl GgufSpec {
-    /// Bytes of the tensor.
+impl GgufHeader {
+    /// Parses the head of a file; `bytes` are the whole file, and only as much of it is looked at as the head has.
     ///
     /// # Errors
-    /// [`Error::GgufTensor`] when it cannot be stored so.
-    pub fn byte_length(&self) -> Result<u64> {
-        let problem = match (&self.shape[..], self.tensor_type.byte_length(&self.shape)) {
-            _ if self.name.len() > LIMIT_NAME_BYTES => TensorProblem::Name { bytes: self.name.len() },
-            (shape, _) if shape.is_empty() || shape.len() > LIMIT_DIMENSIONS => TensorProblem::Dimensions { found: shape.len() },
-            (shape, _) if shape.contains(&0) => TensorProblem::Empty,
-            (_, Some(bytes)) => return Ok(bytes),
-            (&[.., row], None) if !(row as u64).is_multiple_of(self.tensor_type.block_elements()) => {
-                TensorProblem::PartialBlock { block: self.tensor_type.block_elements(), row }
+    /// The first rule of the format that it breaks.
+    pub fn parse(bytes: &[u8]) -> Result<Self, GgufProblem> {
+        let mut cursor = Cursor::new(bytes);
+        let magic = bytes.get(..MAGIC.len()).unwrap_or(bytes);
+        if magic != MAGIC {
+            return Err(GgufProblem::Magic { found: magic.to_vec() });
+        }
+        cursor.u32("the magic number")?;
+        let version = cursor.u32("the version")?;
+        match version {
+            OLDEST_VERSION..=VERSION => {}
+            // No version is that high.
+            _ if version & 0xffff == 0 && version != 0 => return Err(GgufProblem::BigEndian),
+            _ => return Err(GgufProblem::Version { found: version }),
+        }
+        let num_tensors_offset = cursor.offset();
+        let num_tensors = cursor.u64("the number of tensors")?;
+        let num_pairs = cursor.count("keys", LEAST_PAIR_BYTES)?;
+        cursor.check_count("tensors", num_tensors_offset, num_tensors, LEAST_TENSOR_BYTES)?;
+        let metadata = metadata(&mut cursor, num_pairs)?;
+        let alignment = alignment(&metadata)?;
+        let num_tensors = cursor.check_count("tensors", num_tensors_offset, num_tensors, LEAST_TENSOR_BYTES)?;
+        let listed = listed(&mut cursor, num_tensors)?;
+        let tensors = placed(listed, cursor.offset(), alignment, bytes.len() as u64)?;
+        Ok(Self { version, metadata, tensors })
+    }
+}
+
+fn metadata(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<(String, Value)>, GgufProblem> {
+    // No capacity in advance: a pair in memory is larger than the least that one takes in the file.
+    let (mut pairs, mut keys) = (Vec::new(), HashSet::new());
+    for _ in 0..count {
+        let offset = cursor.offset();
+        let key = cursor.key()?;
+        if !keys.insert(key) {
+            return Err(GgufProblem::DuplicateKey { key: key.to_owned(), offset });
+        }
+        let value_type = value_type(cursor, key)?;
+        pairs.push((key.to_owned(), value(cursor, key, value_type)?));
+    }
+    Ok(pairs)
+}
+
+fn value_type(cursor: &mut Cursor<'_>, key: &str) -> Result<ValueType, GgufProblem> {
+    let offset = cursor.offset();
+    let found = cursor.u32("the type of a value")?;
+    ValueType::from_number(found).ok_or_else(|| GgufProblem::UnknownValueType { key: key.to_owned(), offset, found })
+}
+
+fn value(cursor: &mut Cursor<'_>, key: &str, value_type: ValueType) -> Result<Value, GgufProblem> {
+    const WHAT: &str = "a value";
+    Ok(match value_type {
+        ValueType::U8 => Value::U8(cursor.u8(WHAT)?),
+        ValueType::I8 => Value::I8(cursor.number(WHAT, i8::from_le_bytes)?),
+        ValueType::U16 => Value::U16(cursor.number(WHAT, u16::from_le_bytes)?),
+        ValueType::I16 => Value::I16(cursor.number(WHAT, i16::from_le_bytes)?),
+        ValueType::U32 => Value::U32(cursor.u32(WHAT)?),
+        ValueType::I32 => Value::I32(cursor.number(WHAT, i32::from_le_bytes)?),
+        ValueType::F32 => Value::F32(cursor.number(WHAT, f32::from_le_bytes)?),
+        ValueType::Bool => Value::Bool(boolean(cursor, key)?),
+        ValueType::String => Value::String(cursor.string(WHAT)?.to_owned()),
+        ValueType::Array => Value::Array(array(cursor, key)?),
+        ValueType::U64 => Value::U64(cursor.u64(WHAT)?),
+        ValueType::I64 => Value::I64(cursor.number(WHAT, i64::from_le_bytes)?),
+        ValueType::F64 => Value::F64(cursor.number(WHAT, f64::from_le_bytes)?),
+    })
+}
+
+fn boolean(cursor: &mut Cursor<'_>, key: &str) -> Result<bool, GgufProblem> {
+    let offset = cursor.offset();
+    match cursor.u8("a bool")? {
+        0 => Ok(false),
+        1 => Ok(true),
+        found => Err(GgufProblem::BadBool { key: key.to_owned(), offset, found }),
+    }
+}
+
+fn array(cursor: &mut Cursor<'_>, key: &str) -> Result<Array, GgufProblem> {
+    const WHAT: &str = "an element of an array";
+    let offset = cursor.offset();
+    let element_type = value_type(cursor, key)?;
+    if element_type == ValueType::Array {
+        return Err(GgufProblem::NestedArray { key: key.to_owned(), offset });
+    }
+    let count = cursor.count("elements of an array", element_type.least_bytes())?;
+    Ok(match element_type {
+        ValueType::U8 => Array::U8(elements(count, || cursor.u8(WHAT))?),
+        ValueType::I8 => Array::I8(elements(count, || cursor.number(WHAT, i8::from_le_bytes))?),
+        ValueType::U16 => Array::U16(elements(count, || cursor.number(WHAT, u16::from_le_bytes))?),
+        ValueType::I16 => Array::I16(elements(count, || cursor.number(WHAT, i16::from_le_bytes))?),
+        ValueType::U32 => Array::U32(elements(count, || cursor.u32(WHAT))?),
+        ValueType::I32 => Array::I32(elements(count, || cursor.number(WHAT, i32::from_le_bytes))?),
+        ValueType::F32 => Array::F32(elements(count, || cursor.number(WHAT, f32::from_le_bytes))?),
+        ValueType::Bool => Array::Bool(elements(count, || boolean(cursor, key))?),
+        ValueType::String | ValueType::Array => Array::String(elements(count, || cursor.string(WHAT).map(str::to_owned))?),
+        ValueType::U64 => Array::U64(elements(count, || cursor.u64(WHAT))?),
+        ValueType::I64 => Array::I64(elements(count, || cursor.number(WHAT, i64::from_le_bytes))?),
+        ValueType::F64 => Array::F64(elements(count, || cursor.number(WHAT, f64::from_le_bytes))?),
+    })
+}
+
+/// As many elements as were counted, of which the file has the bytes.
+fn elements<T>(count: usize, mut next: impl FnMut() -> Result<T, GgufProblem>) -> Result<Vec<T>, GgufProblem> {
+    let mut elements = Vec::with_capacity(count);
+    for _ in 0..count {
+        elements.push(next()?);
+    }
+    Ok(elements)
+}
+
+fn alignment(metadata: &[(String, Value)]) -> Result<u64, GgufProblem> {
+    match metadata.iter().find(|(key, _)| key == "general.alignment").map(|(_, value)| value) {
+        None => Ok(DEFAULT_ALIGNMENT),
+        Some(Value::U32(alignment)) if alignment.is_power_of_two() => Ok((*alignment).into()),
+        Some(Value::U32(alignment)) => Err(GgufProblem::Alignment { found: alignment.to_string() }),
+        Some(other) => Err(GgufProblem::Alignment { found: format!("of type {}", other.value_type()) }),
+    }
+}
+
+/// A tensor before it is known where the tensors begin.
+struct Listed {
+    name: String,
+    tensor_type: TensorType,
+    shape: Vec<usize>,
+    bytes: u64,
+    /// Counted from the first tensor's first byte.
+    offset: u64,
+}
+
+fn listed(cursor: &mut Cursor<'_>, count: usize) -> Result<Vec<Listed>, GgufProblem> {
+    let (mut tensors, mut names) = (Vec::new(), HashSet::new());
+    for _ in 0..count {
+        let offset = cursor.offset();
+        let name = cursor.tensor_name()?;
+        if !names.insert(name) {
+            return Err(GgufProblem::DuplicateTensor { tensor: name.to_owned(), offset });
+        }
+        let tensor = || name.to_owned();
+        let found = cursor.u32("the number of dimensions")?;
+        if !(1..=LIMIT_DIMENSIONS).contains(&found) {
+            return Err(GgufProblem::Dimensions { tensor: tensor(), found });
+        }
+        // The file has the contiguous dimension first.
+        let mut shape = (0..found).map(|_| cursor.u64("a dimension")).collect::<Result<Vec<u64>, _>>()?;
+        shape.reverse();
+        let number = cursor.u32("the type of a tensor")?;
+        let tensor_type =
+            TensorType::from_number(number).ok_or_else(|| GgufProblem::UnknownTensorType { tensor: tensor(), found: number })?;
+        let (row, block) = (shape.last().copied().unwrap_or(0), tensor_type.block_elements());
+        if row % block != 0 {
+            return Err(GgufProblem::PartialBlock { tensor: tensor(), tensor_type, block, found: row });
+        }
+        let sizes: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok().filter(|&size| size > 0)).collect();
+        let sized = sizes.and_then(|sizes| tensor_type.byte_length(&sizes).map(|bytes| (sizes, bytes)));
+        let Some((shape, bytes)) = sized else { return Err(GgufProblem::Size { tensor: tensor(), shape, tensor_type }) };
+        let offset = cursor.u64("the place of a tensor")?;
+        tensors.push(Listed { name: tensor(), tensor_type, shape, bytes, offset });
+    }
+    Ok(tensors)
+}
+
+/// Puts the tensors behind the head, which ends at `head_end`: each aligned, inside the file, and none inside another.
+fn placed(listed: Vec<Listed>, head_end: u64, alignment: u64, file_bytes: u64) -> Result<Vec<GgufEntry>, GgufProblem> {
+    // Far below 2^64: both are lengths, and 2^31 is the largest alignment.
+    let data_start = head_end.next_multiple_of(alignment);
+    let mut order: Vec<&Listed> = listed.iter().collect();
+    order.sort_by_key(|tensor| tensor.offset);
+    let mut previous_end = data_start.min(file_bytes);
+    for &&Listed { ref name, bytes, offset, .. } in &order {
+        if offset % alignment != 0 {
+            return Err(GgufProblem::Unaligned { tensor: name.clone(), offset, alignment });
+        }
+        let begin = data_start.saturating_add(offset);
+        match begin.checked_add(bytes) {
+            Some(end) if end <= file_bytes => {
+                if begin < previous_end {
+                    return Err(GgufProblem::Overlap { tensor: name.clone(), offset: begin, previous_end });
+                }
+                check_gap(previous_end, begin, alignment)?;
+                previous_end = end;
             }
-            _ => TensorProblem::TooLarge,
-        };
-        Err(self.refused(problem))
-    }
-
-    fn refused(&self, problem: TensorProblem) -> Error {
-        Error::GgufTensor { tensor: self.name.clone(), shape: self.shape.clone(), tensor_type: self.tensor_type, problem }
-    }
-}
-
-/// A header with the places that it gives to the tensors.
-pub(super) struct Header {
-    /// Its bytes, up to where the first tensor begins.
-    pub(super) bytes: Vec<u8>,
-    /// Name and bytes of each tensor, counted from the start of the file.
-    pub(super) tensors: Vec<(String, Range<u64>)>,
-    /// Length of the whole file.
-    pub(super) file_bytes: u64,
-}
-
-impl Header {
-    /// The header of a file that holds `metadata` and `tensors`. Source: the GGUF specification, "File Structure".
-    pub(super) fn new(metadata: &[(String, Value)], tensors: &[GgufSpec], alignment: u64) -> Result<Self> {
-        let mut bytes = Vec::new();
-        bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend((tensors.len() as u64).to_le_bytes());
-        bytes.extend((metadata.len() as u64).to_le_bytes());
-        for (key, value) in metadata {
-            put_string(&mut bytes, key);
-            bytes.extend(value.value_type().number().to_le_bytes());
-            put_value(&mut bytes, value);
+            _ => return Err(GgufProblem::TensorBeyondEnd { tensor: name.clone(), offset: begin, bytes, available: file_bytes }),
         }
-        let mut end = 0_u64;
-        let mut places = Vec::with_capacity(tensors.len());
-        for spec in tensors {
-            let too_large = || spec.refused(TensorProblem::TooLarge);
-            let length = spec.byte_length()?;
-            put_string(&mut bytes, &spec.name);
-            // At most LIMIT_DIMENSIONS.
-            bytes.extend((spec.shape.len() as u32).to_le_bytes());
-            spec.shape.iter().rev().for_each(|&size| bytes.extend((size as u64).to_le_bytes()));
-            bytes.extend(spec.tensor_type.number().to_le_bytes());
-            bytes.extend(end.to_le_bytes());
-            places.push((spec.name.clone(), end..end + length));
-            // Half of the range is left for the header.
-            let padded = (end + length).checked_next_multiple_of(alignment);
-            end = padded.filter(|&end| end <= i64::MAX.unsigned_abs()).ok_or_else(too_large)?;
-        }
-        let start = (bytes.len() as u64).next_multiple_of(alignment);
-        // No more than the bytes and an alignment.
-        bytes.resize(start as usize, 0);
-        let place = |(name, range): (String, Range<u64>)| (name, start + range.start..start + range.end);
-        Ok(Self { bytes, tensors: places.into_iter().map(place).collect(), file_bytes: start + end })
     }
+    check_gap(previous_end, file_bytes, alignment)?;
+    let entry = |Listed { name, tensor_type, shape, bytes, offset }: Listed| {
+        // Checked against the length of the file, which is in memory or mapped: a usize.
+        let begin = (data_start + offset) as usize;
+        GgufEntry { name, tensor_type, shape, range: begin..begin + bytes as usize }
+    };
+    Ok(listed.into_iter().map(entry).collect())
 }
 
-fn put_string(bytes: &mut Vec<u8>, text: &str) {
-    bytes.extend((text.len() as u64).to_le_bytes());
-    bytes.extend(text.as_bytes());
-}
-
-fn put_value(bytes: &mut Vec<u8>, value: &Value) {
-    match value {
-        Value::U8(value) => bytes.push(*value),
-        Value::I8(value) => bytes.extend(value.to_le_bytes()),
-        Value::U16(value) => bytes.extend(value.to_le_bytes()),
-        Value::I16(value) => bytes.extend(value.to_le_bytes()),
-        Value::U32(value) => bytes.extend(value.to_le_bytes()),
-        Value::I32(value) => bytes.extend(value.to_le_bytes()),
-        Value::F32(value) => bytes.extend(value.to_le_bytes()),
-        Value::Bool(value) => bytes.push(u8::from(*value)),
-        Value::String(text) => put_string(bytes, text),
-        Value::Array(array) => put_array(bytes, array),
-        Value::U64(value) => bytes.extend(value.to_le_bytes()),
-        Value::I64(value) => bytes.extend(value.to_le_bytes()),
-        Value::F64(value) => bytes.extend(value.to_le_bytes()),
-    }
-}
-
-fn put_array(bytes: &mut Vec<u8>, array: &Array) {
-    debug_assert_ne!(array.element_type(), ValueType::Array);
-    bytes.extend(array.element_type().number().to_le_bytes());
-    bytes.extend((array.len() as u64).to_le_bytes());
-    match array {
-        Array::U8(values) => bytes.extend(values),
-        Array::I8(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Array::U16(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Array::I16(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Array::U32(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Array::I32(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Array::F32(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Array::Bool(values) => bytes.extend(values.iter().map(|&value| u8::from(value))),
-        Array::String(values) => values.iter().for_each(|text| put_string(bytes, text)),
-        Array::U64(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Array::I64(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-        Array::F64(values) => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-    }
+/// Refuses bytes that no tensor needs and that are no padding, in which anything could hide.
+fn check_gap(previous_end: u64, next: u64, alignment: u64) -> Result<(), GgufProblem> {
+    let gap = next - previous_end;
+    if gap < alignment { Ok(()) } else { Err(GgufProblem::Hole { offset: next, gap }) }
 }

@@ -3,16 +3,21 @@
 //! A split model is several files of which each has a header of its own. The first one carries the metadata, all of them say which part
 //! they are. Source: llama.cpp `tools/gguf-split/gguf-split.cpp`, `split_strategy`; gguf 0.19.0 `gguf_writer.py`, `add_shard_kv_data`.
 
+mod header;
+
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::header::{ALIGNMENT_KEY, Header};
-use super::{DEFAULT_ALIGNMENT, GgufSpec, Value};
+use header::{ALIGNMENT_KEY, Header};
+
+use super::{DEFAULT_ALIGNMENT, Value};
 use crate::error::{Error, InFile, Result};
 use crate::output::{PartialFiles, sync_file};
 use crate::stream::TensorSink;
+
+pub use header::{GgufSpec, TensorProblem};
 
 /// Files of a model at most: their number is kept in 16 bits.
 const LIMIT_FILES: usize = u16::MAX as usize;
