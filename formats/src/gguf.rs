@@ -5,6 +5,7 @@
 //!
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
+mod adapter;
 mod cursor;
 mod header;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod testing;
 mod value;
 mod writer;
 
+pub use adapter::GgufAdapter;
 pub use header::{GgufEntry, GgufHeader};
 pub use names::{ExpertRows, GgufTensor, Held, gguf_tensors};
 pub use problem::GgufProblem;

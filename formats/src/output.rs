@@ -4,6 +4,7 @@
 //! replaces; it is never taken for the result.
 
 mod files;
+mod write_behind;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, InFile, Result};
 
 pub(crate) use files::{PartialFiles, sync_file};
+pub(crate) use write_behind::WriteBehind;
 
 /// The sibling under which `path` is written until it is whole.
 pub(crate) fn partial_path(path: &Path) -> PathBuf {
@@ -40,37 +42,6 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     };
     write().in_file("write", path)
 }
-
-/// Bytes that are written before the disk is told to take them.
-const WRITE_BEHIND_BYTES: u64 = 32 << 20;
-
-/// Has the disk take what was written while more is made: a sync at the end would else have all of it to wait for.
-#[derive(Debug, Default)]
-pub(crate) struct WriteBehind {
-    written: u64,
-}
-
-impl WriteBehind {
-    /// Takes note of `bytes` written to `file`.
-    pub(crate) fn advance(&mut self, file: &File, bytes: u64) {
-        self.written += bytes;
-        if self.written >= WRITE_BEHIND_BYTES {
-            self.written = 0;
-            start_writing(file);
-        }
-    }
-}
-
-/// Begins to write the dirty pages of `file`, and waits for none. Whether the system does is its own business.
-#[cfg(target_os = "linux")]
-fn start_writing(file: &File) {
-    use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open as long as `file` is borrowed; a length of 0 means all up to the end.
-    unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
-}
-
-#[cfg(not(target_os = "linux"))]
-fn start_writing(_: &File) {}
 
 /// A directory in the making.
 #[derive(Debug)]
