@@ -53,22 +53,37 @@ impl From<TrainingDtype> for Kind {
 /// # Errors
 /// Those of the checkpoint's reader, [`Error::NotFiniteWeight`], or [`Error::Torch`] out of memory.
 pub fn load(checkpoint: &Checkpoint, placement: Placement, progress: &mut dyn FnMut(u64)) -> Result<Transformer> {
+    let mut model = load_frame(checkpoint, placement, progress)?;
+    let layers = 0..checkpoint.config().num_hidden_layers;
+    model.blocks = layers.map(|layer| load_layer(checkpoint, placement, layer, progress)).collect::<Result<_>>()?;
+    Ok(model)
+}
+
+/// Reads all of the model but its layers, for those who read them one by one.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_frame(checkpoint: &Checkpoint, placement: Placement, progress: &mut dyn FnMut(u64)) -> Result<Transformer> {
     let config = checkpoint.config();
     let mut reader = Reader { checkpoint, placement, progress };
-    let embedding = reader.tensor("model.embed_tokens.weight")?;
-    let blocks = (0..config.num_hidden_layers).map(|layer| reader.block(layer).map(Arc::new)).collect::<Result<_>>()?;
-    let norm = RmsNorm { weight: reader.tensor("model.norm.weight")?, epsilon: config.rms_norm_eps };
-    let head = Linear { weight: reader.tensor("lm_head.weight")?, bias: None, update: None };
     Ok(Transformer {
-        embedding,
-        blocks,
-        norm,
-        head,
+        embedding: reader.tensor("model.embed_tokens.weight")?,
+        blocks: Vec::new(),
+        norm: RmsNorm { weight: reader.tensor("model.norm.weight")?, epsilon: config.rms_norm_eps },
+        head: Linear { weight: reader.tensor("lm_head.weight")?, bias: None, update: None },
         rope: Rope::new(config, placement.device)?,
         kind: placement.activations,
         device: placement.device,
         num_positions: config.max_position_embeddings,
     })
+}
+
+/// Reads layer number `layer`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_layer(checkpoint: &Checkpoint, placement: Placement, layer: usize, progress: &mut dyn FnMut(u64)) -> Result<Arc<Block>> {
+    Reader { checkpoint, placement, progress }.block(layer).map(Arc::new)
 }
 
 struct Reader<'a> {
