@@ -5,6 +5,7 @@
 //!
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
+mod blocks;
 mod cursor;
 mod header;
 #[cfg(test)]
@@ -14,8 +15,9 @@ mod problem;
 mod reader;
 mod tensor_type;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod value;
+mod vocabulary;
 
 pub use header::{GgufEntry, GgufHeader};
 pub use names::{ExpertRows, GgufTensor, Held, gguf_tensors};
@@ -35,3 +37,8 @@ pub const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// The value of `general.architecture`, and the prefix of the model's own keys.
 pub const ARCHITECTURE: &str = "gpt-oss";
+
+/// What Ollama's own files said instead of [`ARCHITECTURE`] before it took to that of llama.cpp.
+///
+/// Source: ollama `llama/compat/llama-ollama-compat.cpp`, `handle_gptoss`.
+pub const OLLAMA_ARCHITECTURE: &str = "gptoss";
