@@ -196,16 +196,27 @@ pub enum Error {
         /// A tensor by which it was recognised.
         tensor: String,
     },
-    /// MXFP4 bytes that stand for no number.
+    /// MXFP4 bytes that stand for no number, or those of another type.
     #[error("tensor `{tensor}` in {} cannot be unpacked, expert {expert}", path.display())]
     Packed {
-        /// The tensor of scales.
+        /// The tensor of scales, or of blocks that hold their scales.
         tensor: String,
         /// The file.
         path: PathBuf,
         /// Index of the expert; the indices of the source count from its first scale.
         expert: usize,
         /// Which scale.
+        #[source]
+        source: ft_quant::Error,
+    },
+    /// Blocks of a quantized tensor that stand for no numbers.
+    #[error("tensor `{tensor}` in {} cannot be read", path.display())]
+    Quantized {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+        /// Which block.
         #[source]
         source: ft_quant::Error,
     },
@@ -368,9 +379,10 @@ impl Hint for Error {
             _ if self.is_out_of_resources() => Some("free some space, or choose another place".to_owned()),
             Self::Exists { .. } => Some("choose another directory, or remove this one".to_owned()),
             Self::FileExists { .. } => Some("choose another name, or remove this file".to_owned()),
-            Self::NoConfig { .. } => {
-                Some("a model directory holds `config.json` and `*.safetensors`; `ft init DIR --preset nano` makes one".to_owned())
-            }
+            Self::NoConfig { .. } => Some(
+                "a model is a directory with `config.json` and `*.safetensors`, or a GGUF file; `ft init DIR --preset nano` makes one"
+                    .to_owned(),
+            ),
             Self::Safetensors {
                 problem: HeaderProblem::Truncated { .. } | HeaderProblem::HeaderBeyondEnd { .. } | HeaderProblem::TooShort { .. },
                 ..
@@ -386,7 +398,7 @@ impl Hint for Error {
             }
             Self::ForeignHints { .. } => Some("give the MXFP4 model that this one was trained from".to_owned()),
             Self::NotPacked { .. } => Some("give a model whose experts are in MXFP4".to_owned()),
-            Self::Packed { .. } => Some("the file is damaged: copy or download it again".to_owned()),
+            Self::Packed { .. } | Self::Quantized { .. } => Some("the file is damaged: copy or download it again".to_owned()),
             Self::UnsupportedLayout { .. } => Some("use a checkpoint in the layout of openai/gpt-oss-20b, in MXFP4 or bf16".to_owned()),
             Self::Adapter { problem, .. } => problem.hint(),
             _ => None,

@@ -6,6 +6,7 @@
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
 mod adapter;
+mod blocks;
 mod cursor;
 mod header;
 #[cfg(test)]
@@ -15,7 +16,7 @@ mod problem;
 mod reader;
 mod tensor_type;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod value;
 mod writer;
 
@@ -39,3 +40,8 @@ pub const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// The value of `general.architecture`, and the prefix of the model's own keys.
 pub const ARCHITECTURE: &str = "gpt-oss";
+
+/// What Ollama's own files said instead of [`ARCHITECTURE`] before it took to that of llama.cpp.
+///
+/// Source: ollama `llama/compat/llama-ollama-compat.cpp`, `handle_gptoss`.
+pub const OLLAMA_ARCHITECTURE: &str = "gptoss";

@@ -19,6 +19,7 @@ use std::sync::LazyLock;
 
 use rustc_hash::FxHashMap;
 
+pub(crate) use files::visible;
 pub use files::{TokenizerFileError, write_tokenizer_files};
 pub use stream::TextStream;
 

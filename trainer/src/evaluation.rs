@@ -121,6 +121,7 @@ pub fn evaluate(request: &EvaluationRequest<'_>, progress: &mut dyn FnMut(Evalua
         None => None,
     };
     for checkpoint in std::iter::once(&checkpoint).chain(&reference_checkpoint) {
+        checkpoint.check_vocabulary()?;
         check_samples(&dataset.samples, checkpoint)?;
     }
 
