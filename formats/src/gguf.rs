@@ -1,20 +1,31 @@
 //! GGUF, the container of llama.cpp, Ollama and LM Studio: version 3, little endian.
 //!
-//! `value` and `tensor_type` are what a file is made of, `header` and `writer` how it is written; `names` is the architecture `gpt-oss`
-//! in its terms.
+//! `value` and `tensor_type` are what a file is made of, `header` and `writer` how it is written; `names`, `metadata`
+//! and `vocabulary` are a model of the architecture `gpt-oss` in its terms; `export` makes a file of a checkpoint, with the types that
+//! `target` chooses.
 //!
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
+mod export;
+mod file_type;
 mod header;
+mod metadata;
 mod names;
+mod target;
 mod tensor_type;
 mod value;
+mod vocabulary;
 mod writer;
 
+pub use export::{ChooseType, ExportedGguf, GgufExport, GgufReport};
+pub use file_type::FileType;
 pub use header::{GgufSpec, TensorProblem};
+pub use metadata::{Metadata, model_metadata};
 pub use names::{ExpertRows, GgufTensor, Held, gguf_tensors};
+pub use target::GgufTarget;
 pub use tensor_type::TensorType;
 pub use value::{Array, Value, ValueType};
+pub use vocabulary::TokenizerProblem;
 pub use writer::{GgufWriter, SealedGguf};
 
 /// The first four bytes of a file.
