@@ -78,7 +78,7 @@ impl<'a> Conversion<'a> {
         for start in (0..all.len()).step_by(PIECE_BYTES) {
             let range = start..all.len().min(start + PIECE_BYTES);
             let piece = &all[range.clone()];
-            if let Some(index) = first_not_finite(dtype, piece) {
+            if let Some(index) = dtype.first_not_finite(piece) {
                 let index = start / dtype.size() + index;
                 return Err(Error::NotFinite { tensor: name.to_owned(), path: self.source.file_of(name).to_owned(), index });
             }
@@ -231,25 +231,6 @@ fn round<T: Float>(values: &[T], rounded: &mut [bf16]) -> Result<(), ft_quant::E
     }
     let index = values.iter().position(|value| !bf16::from_f32(value.to_f32()).is_finite()).unwrap_or(0);
     Err(ft_quant::Error::NotFinite { index })
-}
-
-/// Index of the first NaN or infinity.
-fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
-    // All ones in the exponent, which the upper bytes of a little-endian number hold.
-    let exponent = match dtype {
-        Dtype::Bf16 => 0x7f80_u16,
-        Dtype::F16 => 0x7c00,
-        Dtype::F32 => {
-            let is_not_finite = |word: &[u8; 4]| !f32::from_le_bytes(*word).is_finite();
-            return bytes.as_chunks::<4>().0.iter().position(is_not_finite);
-        }
-        _ => return None,
-    };
-    let is_not_finite = |half: &[u8; 2]| u16::from_le_bytes(*half) & exponent == exponent;
-    let halves = bytes.as_chunks::<2>().0;
-    // Without a branch for each element this goes at the speed of memory.
-    let any = halves.iter().fold(false, |any, half| any | is_not_finite(half));
-    any.then(|| halves.iter().position(is_not_finite)).flatten()
 }
 
 /// What can go wrong with an expert, before it is known where it is.

@@ -86,7 +86,8 @@ fn tokenizer_config() -> Value {
     })
 }
 
-fn listed_specials() -> impl Iterator<Item = u32> {
+/// The special tokens that the Hub's `tokenizer.json` lists.
+pub(crate) fn listed_specials() -> impl Iterator<Item = u32> {
     special::START_OF_TEXT..=special::LAST_LISTED
 }
 
@@ -136,7 +137,7 @@ fn write_tokenizer_json(tokenizer: &Tokenizer, file: &mut impl Write) -> io::Res
 }
 
 /// The pairs of tokens that join to token `id`, ordered by left and right rank.
-fn merges_into(tokenizer: &Tokenizer, id: u32) -> Vec<(u32, u32)> {
+pub(crate) fn merges_into(tokenizer: &Tokenizer, id: u32) -> Vec<(u32, u32)> {
     let bytes = tokenizer.token_bytes(id).unwrap_or_default();
     let mut pairs: Vec<(u32, u32)> =
         (1..bytes.len()).filter_map(|cut| Some((tokenizer.token_id(&bytes[..cut])?, tokenizer.token_id(&bytes[cut..])?))).collect();
