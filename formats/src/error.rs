@@ -290,6 +290,20 @@ pub enum Error {
         /// Its shape.
         found: Vec<usize>,
     },
+    /// A model that is compared with one that computes otherwise, whatever the weights.
+    #[error("{} is not {} in another form: `{key}` is {found} there, expected {expected}", path.display(), source_model.display())]
+    OtherModel {
+        /// The model in question.
+        path: PathBuf,
+        /// The model that it was to be.
+        source_model: PathBuf,
+        /// The key in `config.json`.
+        key: &'static str,
+        /// Its value in the latter.
+        expected: f64,
+        /// Its value in the former.
+        found: f64,
+    },
     /// An index that the model does not reach.
     #[error("there is no {what} {index}: the model has {count}")]
     NoSuch {

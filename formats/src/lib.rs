@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 pub mod checkpoint;
+pub mod comparison;
 pub mod dtype;
 mod error;
 pub mod gguf;

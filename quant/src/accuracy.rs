@@ -2,7 +2,6 @@
 //!
 //! The blocks are unpacked again for it, so that the bytes are judged and not the intention.
 
-use half::bf16;
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -134,17 +133,17 @@ impl Accuracy {
         })))
     }
 
-    /// Measures values that were rounded to another float.
+    /// Measures values that were rounded to another float, or came back from some other form.
     ///
     /// # Errors
     /// [`Error::Length`] when there are not as many of one as of the other.
-    pub fn of_floats<T: Float>(values: &[T], rounded: &[bf16]) -> Result<Self, Error> {
+    pub fn of_floats<T: Float, U: Float>(values: &[T], rounded: &[U]) -> Result<Self, Error> {
         check_length("rounded", values.len(), rounded.len())?;
         let chunks = values.par_chunks(CHUNK_FLOATS).zip(rounded.par_chunks(CHUNK_FLOATS));
         Ok(total(chunks.map(|(values, rounded)| {
             let mut part = Self { elements: values.len() as u64, ..Self::default() };
             for (value, rounded) in values.iter().zip(rounded) {
-                let (value, rounded) = (f64::from(value.to_f32()), rounded.to_f64());
+                let (value, rounded) = (f64::from(value.to_f32()), f64::from(rounded.to_f32()));
                 part.signal += value * value;
                 part.noise += (value - rounded) * (value - rounded);
                 part.packed_signal += rounded * rounded;
@@ -273,6 +272,7 @@ fn differing_codes(blocks: &[u8], others: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::mxfp4::{ScaleRule, pack, pack_transposed, unpack};
+    use half::bf16;
 
     /// Values with outliers, zeros and a column of its own magnitude for each output.
     fn values(inputs: usize, outputs: usize) -> Vec<bf16> {

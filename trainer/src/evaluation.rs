@@ -27,7 +27,8 @@ pub use walk::PASS_TOKENS;
 
 use crate::adapters::lora::Adapter;
 use crate::data::{
-    DataError, Dataset, DatasetOptions, Overlong, Sample, SampleOptions, conversations_of_text, dataset_of, load_conversations,
+    DataError, Dataset, DatasetOptions, Overlong, Sample, SampleOptions, SampleOrigin, TrainedSpan, TrainedTokens, conversations_of_text,
+    dataset_of, load_conversations,
 };
 use crate::error::{Error, Result};
 use crate::model::weights::{Placement, load};
@@ -70,6 +71,8 @@ pub enum EvaluationData<'a> {
         /// The lines.
         text: &'a str,
     },
+    /// Sequences of ids, every one counted but the first of each.
+    Tokens(&'a [Vec<u32>]),
 }
 
 /// What of a model is in memory while it runs.
@@ -165,6 +168,7 @@ fn read_samples(request: &EvaluationRequest<'_>) -> Result<Dataset> {
     let mut conversations = match request.data {
         EvaluationData::Files(sources) => load_conversations(sources)?,
         EvaluationData::Text { name, text } => conversations_of_text(Path::new(name), text)?,
+        EvaluationData::Tokens(sequences) => return Ok(Dataset::of_samples(sequences.iter().zip(1..).map(sample_of_tokens).collect())),
     };
     conversations.truncate(request.limit.unwrap_or(usize::MAX));
     let options = DatasetOptions {
@@ -176,6 +180,18 @@ fn read_samples(request: &EvaluationRequest<'_>) -> Result<Dataset> {
         DataError::AllDropped { dropped, max_tokens } => Error::NothingCounted { samples: dropped, max_tokens },
         other => other.into(),
     })
+}
+
+fn sample_of_tokens((ids, line): (&Vec<u32>, usize)) -> Sample {
+    let counted = 1..ids.len();
+    let weights = std::iter::once(0.0).chain(counted.clone().map(|_| 1.0)).take(ids.len()).collect();
+    Sample {
+        ids: ids.clone(),
+        weights,
+        origin: SampleOrigin { file: "tokens".into(), line, turn: None },
+        trained: TrainedTokens { text: counted.len(), ..TrainedTokens::default() },
+        spans: vec![TrainedSpan { tokens: counted, channel: None }],
+    }
 }
 
 /// What would fail after the model is read, found before.

@@ -17,5 +17,6 @@ pub mod random;
 pub mod recipe;
 pub mod run;
 pub mod torch;
+pub mod verification;
 
 pub use error::{Error, Result};

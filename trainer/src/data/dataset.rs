@@ -19,6 +19,12 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// Samples that were made elsewhere.
+    #[must_use]
+    pub fn of_samples(samples: Vec<Sample>) -> Self {
+        Self { statistics: Statistics::of_samples(&samples), samples }
+    }
+
     /// Hash of all ids and weights, in order: equal fingerprints mean equal training data, wherever the files lie.
     pub fn fingerprint(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
