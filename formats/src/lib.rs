@@ -15,6 +15,7 @@ pub mod peft;
 pub mod requantize;
 pub mod safetensors;
 mod stream;
+pub mod template;
 pub mod tokenizer;
 
 pub use error::{Error, Hint, Result};
