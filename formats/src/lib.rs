@@ -10,6 +10,7 @@ pub mod dtype;
 mod error;
 pub mod harmony;
 mod json;
+pub mod ollama;
 mod output;
 pub mod peft;
 pub mod requantize;
