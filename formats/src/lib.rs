@@ -5,6 +5,7 @@
 
 #![deny(missing_docs)]
 
+pub mod card;
 pub mod checkpoint;
 pub mod dtype;
 mod error;
