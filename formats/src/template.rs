@@ -36,8 +36,9 @@
 //! # What a template cannot do
 //!
 //! It makes text, and a runtime reads special tokens out of that text: a user who writes `<|end|>` ends the message. Where that matters,
-//! tokenize message by message, as ft does. Some runtimes change a conversation before the template sees it: llama.cpp parses arguments and prints
-//! them again (floats with six digits), and drops the words beside a call that comes with thinking.
+//! tokenize message by message, as ft does. Numbers are printed by the engine: Python writes 1e-05 for a default of 0.00001, llama.cpp gives floats six
+//! digits and no `.0`. Some runtimes change a conversation before the template sees it: llama.cpp parses arguments and prints them again, drops the
+//! words beside a call that comes with thinking, and gives a function without parameters an empty schema.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
