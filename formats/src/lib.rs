@@ -5,6 +5,7 @@
 
 #![deny(missing_docs)]
 
+pub mod card;
 pub mod checkpoint;
 pub mod comparison;
 pub mod dtype;
@@ -12,11 +13,13 @@ mod error;
 pub mod gguf;
 pub mod harmony;
 mod json;
+pub mod ollama;
 mod output;
 pub mod peft;
 pub mod requantize;
 pub mod safetensors;
 mod stream;
+pub mod template;
 pub mod tokenizer;
 
 pub use error::{Error, Hint, Result};

@@ -5,7 +5,7 @@
 //! other people's files must not). Text never becomes a special token: the ids of [`special`] are placed by the
 //! harmony renderer alone.
 //!
-//! `files` writes `tokenizer.json` and its companions from the same ranks.
+//! `files` writes `tokenizer.json` and its companions from the same ranks, with the chat template beside them.
 
 mod byte_pair;
 mod files;
@@ -19,7 +19,7 @@ use std::sync::LazyLock;
 
 use rustc_hash::FxHashMap;
 
-pub use files::{TokenizerFileError, write_tokenizer_files};
+pub use files::{TokenizerFileError, write_chat_template, write_tokenizer_files};
 pub(crate) use files::{listed_specials, merges_into, visible};
 pub use stream::TextStream;
 

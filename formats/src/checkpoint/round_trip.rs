@@ -12,6 +12,7 @@ use super::{Checkpoint, CheckpointWriter, Config, ExpertStorage, ExpertWeights, 
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::safetensors::{SafetensorsFile, SafetensorsWriter, TensorSpec};
+use crate::template::CHAT_TEMPLATE;
 
 /// No size is a multiple of another, but those that MXFP4 needs.
 pub(super) fn small(storage: ExpertStorage) -> Config {
@@ -235,6 +236,29 @@ fn a_model_is_replaced_only_when_asked() {
     assert!(checkpoint.tensor("lm_head.weight").unwrap().bytes.iter().all(|&byte| byte == 0));
     assert!(directory.join("tokenizer.json").exists());
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_tokenizer_without_a_template_gets_ours() {
+    let root = tempfile::tempdir().unwrap();
+    let source = root.path().join("source");
+    let template_beside = |files: &[(&str, &str)]| {
+        fs::create_dir_all(&source).unwrap();
+        for (name, text) in files {
+            fs::write(source.join(name), text).unwrap();
+        }
+        let storage = ExpertStorage::Mxfp4;
+        let mut writer = CheckpointWriter::create(&root.path().join("model"), &small(storage), storage, u64::MAX).unwrap();
+        writer.copy_companions(&source).unwrap();
+        let template = fs::read_to_string(writer.partial_path().join("chat_template.jinja")).ok();
+        fs::remove_dir_all(&source).unwrap();
+        template
+    };
+    let tokenizer = ("tokenizer.json", "{}");
+    assert_eq!(template_beside(&[]), None);
+    assert_eq!(template_beside(&[tokenizer, ("tokenizer_config.json", "{}")]).as_deref(), Some(CHAT_TEMPLATE));
+    assert_eq!(template_beside(&[tokenizer, ("chat_template.jinja", "its own")]).as_deref(), Some("its own"));
+    assert_eq!(template_beside(&[tokenizer, ("tokenizer_config.json", "{\"chat_template\": \"its own\"}")]), None);
 }
 
 proptest! {

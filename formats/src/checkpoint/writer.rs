@@ -14,14 +14,15 @@ use crate::gguf::{GgufFile, Value};
 use crate::output::{PartialDirectory, write_synced};
 use crate::safetensors::{SafetensorsWriter, TensorSpec};
 use crate::stream::TensorSink;
-use crate::tokenizer::write_tokenizer_files;
+use crate::template::CHAT_TEMPLATE_FILE;
+use crate::tokenizer::{write_chat_template, write_tokenizer_files};
 
 /// Name of the config.
 const CONFIG: &str = "config.json";
 
 /// Files of a model that do not depend on its weights.
 const COMPANIONS: [&str; 5] =
-    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "generation_config.json"];
+    ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", CHAT_TEMPLATE_FILE, "generation_config.json"];
 
 /// How the names of weights end, whatever wrote them.
 const WEIGHT_ENDINGS: [&str; 9] = ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "h5", "msgpack", "onnx"];
@@ -175,17 +176,23 @@ impl CheckpointWriter {
         self.shard(name)?.write_chunk(name, bytes)
     }
 
-    /// Copies the tokenizer, template and generation config of `source`, as far as it has them. Those of a model in GGUF are written anew.
+    /// Copies the tokenizer, template and generation config of `source`, as far as it has them; those of a model in GGUF are written anew.
+    /// Beside a tokenizer without a template goes [`crate::template::CHAT_TEMPLATE`], in which every model of ours is trained.
     ///
     /// # Errors
-    /// [`Error::Io`]; [`Error::Gguf`] for a model in GGUF with another vocabulary.
+    /// [`Error::Io`], [`Error::Tokenizer`]; [`Error::Gguf`] for a model in GGUF with another vocabulary.
     pub fn copy_companions(&mut self, source: &Checkpoint) -> Result<()> {
         if let Some(file) = source.gguf() {
             return self.unpack_companions(file);
         }
         let source = source.path();
         let present = COMPANIONS.into_iter().filter(|name| source.join(name).is_file());
-        present.into_iter().try_for_each(|name| copy_synced(&source.join(name), &self.directory.path().join(name)))
+        present.into_iter().try_for_each(|name| copy_synced(&source.join(name), &self.directory.path().join(name)))?;
+        let has_tokenizer = self.directory.path().join("tokenizer.json").exists();
+        if has_tokenizer && !has_template(self.directory.path())? {
+            write_chat_template(self.directory.path())?;
+        }
+        Ok(())
     }
 
     /// Writes the tokenizer of gpt-oss, which is that of the model in `file`, and the chat template in it.
@@ -199,7 +206,7 @@ impl CheckpointWriter {
         }
     }
 
-    /// Writes the tokenizer of gpt-oss.
+    /// Writes the tokenizer of gpt-oss, and the chat template.
     ///
     /// # Errors
     /// [`Error::Tokenizer`].
@@ -272,6 +279,21 @@ fn copy_all_but_weights(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the model in `directory` has a chat template: a file, or a text in its tokenizer's config.
+fn has_template(directory: &Path) -> Result<bool> {
+    if directory.join(CHAT_TEMPLATE_FILE).exists() {
+        return Ok(true);
+    }
+    let path = directory.join("tokenizer_config.json");
+    if !path.exists() {
+        return Ok(false);
+    }
+    let text = fs::read(&path).in_file("read", &path)?;
+    // One that is no JSON is its own trouble: it was copied as it stands.
+    let content: Value = serde_json::from_slice(&text).unwrap_or_default();
+    Ok(content.get("chat_template").is_some_and(|template| !template.is_null()))
 }
 
 fn copy_synced(from: &Path, to: &Path) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Writes the tokenizer in the Hub's form: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`.
+//! Writes the tokenizer in the Hub's form: `tokenizer.json`, `tokenizer_config.json`, `special_tokens_map.json`, `chat_template.jinja`.
 //!
 //! The merges are derived from the ranks as transformers' converter does: every cut of a token into two tokens is a
 //! merge, in the order of the token, then of the left and of the right half. `ignore_merges` takes a piece that is a
@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use thiserror::Error;
 
 use super::{ORDINARY_TOKENS, Tokenizer, special, split};
+use crate::template::{CHAT_TEMPLATE, CHAT_TEMPLATE_FILE};
 
 /// A tokenizer file could not be written.
 #[derive(Debug, Error)]
@@ -29,14 +30,23 @@ pub enum TokenizerFileError {
     },
 }
 
-/// Writes the three tokenizer files into the existing folder `directory`.
+/// Writes the tokenizer files and the chat template into the existing folder `directory`.
 ///
 /// # Errors
 /// [`TokenizerFileError::Write`] names the file that could not be written.
 pub fn write_tokenizer_files(directory: &Path) -> Result<(), TokenizerFileError> {
     write_file(directory, "tokenizer.json", |file| write_tokenizer_json(Tokenizer::o200k_harmony(), file))?;
     write_file(directory, "tokenizer_config.json", |file| write_pretty(&tokenizer_config(), file))?;
-    write_file(directory, "special_tokens_map.json", |file| write_pretty(&special_tokens_map(), file))
+    write_file(directory, "special_tokens_map.json", |file| write_pretty(&special_tokens_map(), file))?;
+    write_chat_template(directory)
+}
+
+/// Writes [`CHAT_TEMPLATE`] alone into the existing folder `directory`.
+///
+/// # Errors
+/// As [`write_tokenizer_files`].
+pub fn write_chat_template(directory: &Path) -> Result<(), TokenizerFileError> {
+    write_file(directory, CHAT_TEMPLATE_FILE, |file| file.write_all(CHAT_TEMPLATE.as_bytes()))
 }
 
 fn write_file(directory: &Path, name: &str, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) -> Result<(), TokenizerFileError> {
@@ -191,6 +201,7 @@ mod tests {
         assert_eq!(json["model"]["vocab"].as_object().unwrap().len(), ORDINARY_TOKENS);
         assert_eq!(json["model"]["merges"].as_array().unwrap().len(), 446_189);
         assert_eq!(json["added_tokens"].as_array().unwrap().len(), 21);
+        assert_eq!(std::fs::read_to_string(directory.path().join("chat_template.jinja")).unwrap(), CHAT_TEMPLATE);
     }
 
     #[test]
