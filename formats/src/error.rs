@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{ConfigProblem, IndexProblem};
 use crate::dtype::Dtype;
+use crate::gguf::{GgufProblem, TensorProblem, TensorType};
 use crate::peft::AdapterProblem;
 use crate::safetensors::HeaderProblem;
 use crate::tokenizer::TokenizerFileError;
@@ -45,6 +46,12 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// A file that would be replaced.
+    #[error("{} already exists", path.display())]
+    FileExists {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file that is not JSON.
     #[error("{} is not JSON", path.display())]
     Json {
@@ -83,6 +90,28 @@ pub enum Error {
         path: PathBuf,
         /// The rule.
         problem: HeaderProblem,
+    },
+    /// A file that breaks a rule of GGUF, or holds no model of gpt-oss.
+    #[error("{} cannot be read as a GGUF model: {problem}", path.display())]
+    Gguf {
+        /// The file.
+        path: PathBuf,
+        /// The rule, or what it says instead.
+        problem: GgufProblem,
+    },
+    /// A directory without a GGUF file.
+    #[error("{} holds no GGUF file", path.display())]
+    NoGguf {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A directory with several models in GGUF.
+    #[error("{} holds several GGUF models, {} and {} among them", path.display(), found[0].display(), found[1].display())]
+    SeveralGguf {
+        /// The directory.
+        path: PathBuf,
+        /// Two of them.
+        found: [PathBuf; 2],
     },
     /// A directory without a model.
     #[error("{} holds no model: there is no `config.json` in it", path.display())]
@@ -248,6 +277,34 @@ pub enum Error {
         /// Its type.
         dtype: Dtype,
     },
+    /// A tensor that GGUF cannot hold that way.
+    #[error("tensor `{tensor}` of shape {shape:?} cannot be {tensor_type} in GGUF: {problem}")]
+    GgufTensor {
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The type that it was to have.
+        tensor_type: TensorType,
+        /// Why not.
+        problem: TensorProblem,
+    },
+    /// A value of metadata that makes no file.
+    #[error("the value of `{key}` is no power of two from 8 to 2^16, in 32 bits without a sign")]
+    GgufAlignment {
+        /// The key.
+        key: String,
+    },
+    /// Too small a part of a model to a file.
+    #[error("{} would be split into {count} files, and {limit} is the limit", path.display())]
+    TooManySplits {
+        /// The file that is split.
+        path: PathBuf,
+        /// Files that it would take.
+        count: usize,
+        /// Files allowed.
+        limit: usize,
+    },
     /// A safetensors file of too many tensors.
     #[error("the header of {} would take {bytes} bytes, and {limit_bytes} is the limit", path.display())]
     HeaderTooLarge {
@@ -310,6 +367,7 @@ impl Hint for Error {
             Self::Device { .. } => Some("`--device cpu` gives the same bytes".to_owned()),
             _ if self.is_out_of_resources() => Some("free some space, or choose another place".to_owned()),
             Self::Exists { .. } => Some("choose another directory, or remove this one".to_owned()),
+            Self::FileExists { .. } => Some("choose another name, or remove this file".to_owned()),
             Self::NoConfig { .. } => {
                 Some("a model directory holds `config.json` and `*.safetensors`; `ft init DIR --preset nano` makes one".to_owned())
             }
@@ -318,6 +376,8 @@ impl Hint for Error {
                 ..
             } => Some("the file is incomplete: copy or download it again".to_owned()),
             Self::Safetensors { .. } => Some("the file is damaged or no safetensors file: copy or download it again".to_owned()),
+            Self::Gguf { problem, .. } => problem.hint(),
+            Self::SeveralGguf { .. } => Some("name the file of the model instead of its directory".to_owned()),
             Self::Config { problem, .. } | Self::Setting(problem) => problem.hint(),
             Self::Index { problem, .. } => problem.hint(),
             Self::WrongShape { .. } => Some("the config and the tensors belong to different models, or the file is damaged".to_owned()),

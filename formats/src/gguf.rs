@@ -1,16 +1,32 @@
 //! GGUF, the container of llama.cpp, Ollama and LM Studio: version 3, little endian.
 //!
-//! `value` and `tensor_type` are what a file is made of, `names` is the architecture `gpt-oss` in its terms.
+//! `value` and `tensor_type` are what a file is made of, `header` and `reader` read it, `writer` writes it, and `names` is the
+//! architecture `gpt-oss` in its terms. The reader accepts what the specification allows and llama.cpp writes, and nothing else.
 //!
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
+mod adapter;
+mod cursor;
+mod header;
+#[cfg(test)]
+mod malformed;
 mod names;
+mod problem;
+mod reader;
 mod tensor_type;
+#[cfg(test)]
+mod testing;
 mod value;
+mod writer;
 
+pub use adapter::GgufAdapter;
+pub use header::{GgufEntry, GgufHeader};
 pub use names::{ExpertRows, GgufTensor, Held, gguf_tensors};
+pub use problem::GgufProblem;
+pub use reader::{GgufFile, GgufView};
 pub use tensor_type::TensorType;
 pub use value::{Array, Value, ValueType};
+pub use writer::{GgufSpec, GgufWriter, SealedGguf, TensorProblem};
 
 /// The first four bytes of a file.
 pub const MAGIC: [u8; 4] = *b"GGUF";

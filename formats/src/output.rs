@@ -3,12 +3,18 @@
 //! Everything is written under a hidden sibling name, synced, and renamed. A kill leaves at most the sibling, which the next attempt
 //! replaces; it is never taken for the result.
 
+mod files;
+mod write_behind;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, InFile, Result};
+
+pub(crate) use files::{PartialFiles, sync_file};
+pub(crate) use write_behind::WriteBehind;
 
 /// The sibling under which `path` is written until it is whole.
 pub(crate) fn partial_path(path: &Path) -> PathBuf {

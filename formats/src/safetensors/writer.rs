@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::TensorSpec;
 use super::header::{LIMIT_BYTES, PREFIX_BYTES};
 use crate::error::{Error, InFile, Result};
-use crate::output::{partial_path, sync_parent};
+use crate::output::{WriteBehind, partial_path, sync_parent};
 
 /// A safetensors file in the making.
 ///
@@ -22,6 +22,7 @@ pub struct SafetensorsWriter {
     file: File,
     slots: Vec<Slot>,
     by_name: HashMap<String, usize>,
+    write_behind: WriteBehind,
     is_finished: bool,
 }
 
@@ -72,7 +73,8 @@ impl SafetensorsWriter {
         slots.iter_mut().for_each(|slot| slot.begin += data_start);
         let partial = partial_path(path);
         let file = File::create(&partial).in_file("create", &partial)?;
-        let writer = Self { path: path.to_owned(), partial, file, slots, by_name, is_finished: false };
+        let write_behind = WriteBehind::default();
+        let writer = Self { path: path.to_owned(), partial, file, slots, by_name, write_behind, is_finished: false };
         let prefix = (text.len() as u64).to_le_bytes();
         writer.put(&[&prefix[..], &text].concat(), 0)?;
         writer.file.set_len(data_start + end).in_file("write", &writer.partial)?;
@@ -103,6 +105,7 @@ impl SafetensorsWriter {
             return Err(self.wrong_length(slot, bytes.len()));
         }
         self.put(bytes, slot.begin + slot.written)?;
+        self.write_behind.advance(&self.file, bytes.len() as u64);
         self.slots[index].written += bytes.len() as u64;
         Ok(())
     }

@@ -8,8 +8,8 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::lanes::{
-    LANES, MAGNITUDE, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, add_errors_above_zero, can_win, code, in_squared_units, offset,
-    start_scale, value_bits, with_rule,
+    LANES, MAGNITUDE, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, add_errors_above_zero, can_win, code, copy_lanes, in_squared_units,
+    offset, start_scale, value_bits, with_rule,
 };
 use super::rows::{packed_with_care, refused, streams, unpacked_with_care};
 use super::vectors::{Vectors, for_each_level};
@@ -155,7 +155,7 @@ fn pack_outputs_kernel<V: Vectors, R: Rule>(values: &[u16], outputs: usize, pack
             let mut tiles = [[[0; LANES]; BLOCK_ELEMENTS]; STRIP_BLOCKS];
             for (row, tile) in tiles[..strip_blocks].as_flattened_mut().iter_mut().enumerate() {
                 let start = (strip * BLOCK_ELEMENTS + row) * outputs + output.first + first;
-                tile[..lanes].copy_from_slice(&values[start..start + lanes]);
+                copy_lanes(&values[start..start + lanes], tile);
             }
             for (block, tile) in (strip..strip + strip_blocks).zip(&tiles) {
                 let places = (first..first + lanes).map(|output| output * row_blocks + block);

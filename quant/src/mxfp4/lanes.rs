@@ -138,6 +138,15 @@ pub(super) fn add_errors_above_zero<R: Rule, const N: usize>(sums: &mut [f32; N]
     }
 }
 
+/// Copies as many lanes as there are; all of them as one vector.
+#[inline(always)]
+pub(super) fn copy_lanes(from: &[u16], to: &mut [u16; LANES]) {
+    match from.first_chunk() {
+        Some(whole) => *to = *whole,
+        None => to[..from.len()].copy_from_slice(from),
+    }
+}
+
 /// The bf16 of these bits.
 #[inline(always)]
 pub(super) fn float(bits: u16) -> f32 {

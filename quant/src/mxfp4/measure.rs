@@ -1,6 +1,6 @@
 //! Measuring blocks along the columns against the values that they stand for, 32 outputs at a time.
 
-use super::lanes::{Even, LANES, Rule, float, value_bits};
+use super::lanes::{Even, LANES, Rule, copy_lanes, float, value_bits};
 use super::vectors::{Vectors, for_each_level};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS, check_length, scale};
 use crate::error::Error;
@@ -37,6 +37,9 @@ pub(crate) struct Sums {
 /// The values of 32 blocks, a block to a lane.
 type Values = [[f32; LANES]; BLOCK_ELEMENTS];
 
+/// The same as bits of bf16.
+type Tile = [[u16; LANES]; BLOCK_ELEMENTS];
+
 /// Their bytes.
 type Blocks = [[u8; BLOCK_BYTES]; LANES];
 
@@ -66,27 +69,43 @@ pub(crate) fn measure<T: Float>(columns: &Columns<'_, T>, add: &mut dyn FnMut(&S
                 units[lane] = f64::from(scale::value(columns.scales[place]));
                 inverses[lane] = scale::inverse(columns.scales[place]);
             }
+            let starts = (0..BLOCK_ELEMENTS).map(|row| (block * BLOCK_ELEMENTS + row) * columns.outputs + columns.first + first);
             let mut values: Values = [[0.0; LANES]; BLOCK_ELEMENTS];
-            for (row, values) in values.iter_mut().enumerate() {
-                let start = (block * BLOCK_ELEMENTS + row) * columns.outputs + columns.first + first;
-                for ((value, given), inverse) in values.iter_mut().zip(&columns.values[start..start + lanes]).zip(inverses) {
-                    let (given, scaled) = (given.to_f32(), given.to_f32() * inverse);
-                    // What is so small that it cannot be told in units is still not zero.
-                    *value = if scaled == 0.0 && given != 0.0 { f32::from_bits(1) } else { scaled };
+            if let Some(bits) = T::bf16_bits(columns.values) {
+                let mut tile = [[0; LANES]; BLOCK_ELEMENTS];
+                tile.iter_mut().zip(starts).for_each(|(tile, start)| copy_lanes(&bits[start..start + lanes], tile));
+                widen::<Even>(level, &tile, &mut values);
+            } else {
+                for (values, start) in values.iter_mut().zip(starts) {
+                    values.iter_mut().zip(&columns.values[start..start + lanes]).for_each(|(value, given)| *value = given.to_f32());
                 }
             }
-            add(&sums::<Even>(level, &values, &blocks), &units[..lanes]);
+            add(&sums::<Even>(level, &values, &inverses, &blocks), &units[..lanes]);
         }
     }
 }
 
 for_each_level! {
-    /// The sums of 32 blocks.
-    fn sums<R>(values: &Values, blocks: &Blocks) -> Sums = sums_kernel;
+    /// The values of bf16 bits.
+    fn widen<R>(tile: &Tile, values: &mut Values) = widen_kernel;
 }
 
 #[inline(always)]
-fn sums_kernel<V: Vectors, R: Rule>(values: &Values, blocks: &Blocks) -> Sums {
+fn widen_kernel<V: Vectors, R: Rule>(tile: &Tile, values: &mut Values) {
+    for (values, bits) in values.iter_mut().zip(tile) {
+        for lane in 0..LANES {
+            values[lane] = float(bits[lane]);
+        }
+    }
+}
+
+for_each_level! {
+    /// The sums of 32 blocks in units of their scales, by whose inverses `values` are multiplied.
+    fn sums<R>(values: &Values, inverses: &[f32; LANES], blocks: &Blocks) -> Sums = sums_kernel;
+}
+
+#[inline(always)]
+fn sums_kernel<V: Vectors, R: Rule>(values: &Values, inverses: &[f32; LANES], blocks: &Blocks) -> Sums {
     let mut sums = Sums {
         signal: [0.0; LANES],
         noise: [0.0; LANES],
@@ -106,7 +125,10 @@ fn sums_kernel<V: Vectors, R: Rule>(values: &Values, blocks: &Blocks) -> Sums {
         for (half, values) in pair.iter().enumerate() {
             for lane in 0..LANES {
                 let code = bytes[lane] >> (4 * half) & 0xf;
-                let (value, packed) = (values[lane], float(value_bits(code, 0)));
+                let (given, packed) = (values[lane], float(value_bits(code, 0)));
+                let scaled = given * inverses[lane];
+                // What is so small that it cannot be told in units is still not zero.
+                let value = if scaled == 0.0 && given != 0.0 { f32::from_bits(1) } else { scaled };
                 let error = value - packed;
                 sums.signal[lane] += value * value;
                 sums.noise[lane] += error * error;
