@@ -1,7 +1,7 @@
 //! GGUF, the container of llama.cpp, Ollama and LM Studio: version 3, little endian.
 //!
-//! `value` and `tensor_type` are what a file is made of, `header` and `reader` read it, `writer` writes it, and `names` is the
-//! architecture `gpt-oss` in its terms. The reader accepts what the specification allows and llama.cpp writes, and nothing else.
+//! `value` and `tensor_type` are what a file is made of, `header` and `reader` read it, `writer` writes it, and `names` and `mix` are
+//! the architecture `gpt-oss` in its terms. The reader accepts what the specification allows and llama.cpp writes, and nothing else.
 //!
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
@@ -10,6 +10,7 @@ mod cursor;
 mod header;
 #[cfg(test)]
 mod malformed;
+mod mix;
 mod names;
 mod problem;
 mod reader;
@@ -21,6 +22,7 @@ mod writer;
 
 pub use adapter::GgufAdapter;
 pub use header::{GgufEntry, GgufHeader};
+pub use mix::{Mix, MixModel};
 pub use names::{ExpertRows, GgufTensor, Held, gguf_tensors};
 pub use problem::GgufProblem;
 pub use reader::{GgufFile, GgufView};
