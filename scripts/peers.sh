@@ -1,12 +1,14 @@
 #!/bin/sh
 # Makes .venv with the Python packages that the tests compare ft with (tests/peers/requirements.txt).
-# Does nothing when all of it is there. torch comes from third_party/libtorch, by a .pth file.
+# Does nothing when all of it is there. torch comes from third_party/libtorch, by a .pth file; llama.cpp's converter goes to
+# third_party/llama.cpp.
 set -eu
 cd "$(dirname "$0")/.."
 
 export PIP_ROOT_USER_ACTION=ignore
 requirements=tests/peers/requirements.txt
 stamp=.venv/complete
+python3 scripts/llama_cpp.py
 # A GPU that came later brings CUDA libraries of its own, and with them other stand-ins.
 wanted() { cat "$requirements" third_party/libtorch/.complete; }
 wanted | cmp -s - "$stamp" && exit 0

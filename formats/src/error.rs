@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::checkpoint::{ConfigProblem, IndexProblem};
 use crate::dtype::Dtype;
-use crate::gguf::{GgufProblem, TensorProblem, TensorType};
+use crate::gguf::{GgufProblem, TensorProblem, TensorType, TokenizerProblem};
 use crate::peft::AdapterProblem;
 use crate::safetensors::HeaderProblem;
 use crate::tokenizer::TokenizerFileError;
@@ -60,6 +60,12 @@ pub enum Error {
         /// Place and reason.
         #[source]
         source: serde_json::Error,
+    },
+    /// A file of text that is not UTF-8.
+    #[error("{} is not text in UTF-8", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
     },
     /// A JSON file that holds something other than an object.
     #[error("{} does not hold a JSON object", path.display())]
@@ -196,16 +202,27 @@ pub enum Error {
         /// A tensor by which it was recognised.
         tensor: String,
     },
-    /// MXFP4 bytes that stand for no number.
+    /// MXFP4 bytes that stand for no number, or those of another type.
     #[error("tensor `{tensor}` in {} cannot be unpacked, expert {expert}", path.display())]
     Packed {
-        /// The tensor of scales.
+        /// The tensor of scales, or of blocks that hold their scales.
         tensor: String,
         /// The file.
         path: PathBuf,
         /// Index of the expert; the indices of the source count from its first scale.
         expert: usize,
         /// Which scale.
+        #[source]
+        source: ft_quant::Error,
+    },
+    /// Blocks of a quantized tensor that stand for no numbers.
+    #[error("tensor `{tensor}` in {} cannot be read", path.display())]
+    Quantized {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+        /// Which block.
         #[source]
         source: ft_quant::Error,
     },
@@ -238,6 +255,28 @@ pub enum Error {
         path: PathBuf,
         /// Index of the element, in the order of the file.
         index: usize,
+    },
+    /// A weight too large for the type that it was to have.
+    #[error("tensor `{tensor}` in {} holds {value:e} at {index}, which {tensor_type} has no place for", path.display())]
+    OutOfRange {
+        /// The tensor; by its name in GGUF where the value is that of an MXFP4 expert, and no bytes of its own.
+        tensor: String,
+        /// The file that it comes from.
+        path: PathBuf,
+        /// Index of the element; of an MXFP4 expert among all [e, out, in], else in the order of the file.
+        index: usize,
+        /// The element.
+        value: f32,
+        /// The type.
+        tensor_type: TensorType,
+    },
+    /// A type of GGUF that this program does not write.
+    #[error("tensor `{tensor}` was to be {tensor_type}, which cannot be written")]
+    NoCodec {
+        /// The tensor.
+        tensor: String,
+        /// The type.
+        tensor_type: TensorType,
     },
     /// Scales that are taken from a model of other sizes.
     #[error("the scales of {} do not fit: `{tensor}` has shape {found:?} there, expected {expected:?}", path.display())]
@@ -288,6 +327,26 @@ pub enum Error {
         tensor_type: TensorType,
         /// Why not.
         problem: TensorProblem,
+    },
+    /// A config that llama.cpp, and what is built on it, would compute otherwise.
+    #[error("the model in {} has `{key}` {found}, and GGUF has no place for another than {supported}", path.display())]
+    NotInGguf {
+        /// The model.
+        path: PathBuf,
+        /// The key of its config.
+        key: &'static str,
+        /// What it says there.
+        found: String,
+        /// What GGUF's readers compute with.
+        supported: &'static str,
+    },
+    /// A model that reads text in another way.
+    #[error("{} is not the tokenizer of gpt-oss: {problem}", path.display())]
+    ForeignTokenizer {
+        /// The tokenizer's file.
+        path: PathBuf,
+        /// Where it differs.
+        problem: TokenizerProblem,
     },
     /// A value of metadata that makes no file.
     #[error("the value of `{key}` is no power of two from 8 to 2^16, in 32 bits without a sign")]
@@ -368,9 +427,10 @@ impl Hint for Error {
             _ if self.is_out_of_resources() => Some("free some space, or choose another place".to_owned()),
             Self::Exists { .. } => Some("choose another directory, or remove this one".to_owned()),
             Self::FileExists { .. } => Some("choose another name, or remove this file".to_owned()),
-            Self::NoConfig { .. } => {
-                Some("a model directory holds `config.json` and `*.safetensors`; `ft init DIR --preset nano` makes one".to_owned())
-            }
+            Self::NoConfig { .. } => Some(
+                "a model is a directory with `config.json` and `*.safetensors`, or a GGUF file; `ft init DIR --preset nano` makes one"
+                    .to_owned(),
+            ),
             Self::Safetensors {
                 problem: HeaderProblem::Truncated { .. } | HeaderProblem::HeaderBeyondEnd { .. } | HeaderProblem::TooShort { .. },
                 ..
@@ -384,9 +444,10 @@ impl Hint for Error {
             Self::Unpackable { .. } | Self::NotFinite { .. } => {
                 Some("a model with NaN or infinite weights computes nothing: convert an earlier checkpoint".to_owned())
             }
+            Self::OutOfRange { .. } => Some("choose a type of a wider range: `bf16` or `f32`".to_owned()),
             Self::ForeignHints { .. } => Some("give the MXFP4 model that this one was trained from".to_owned()),
             Self::NotPacked { .. } => Some("give a model whose experts are in MXFP4".to_owned()),
-            Self::Packed { .. } => Some("the file is damaged: copy or download it again".to_owned()),
+            Self::Packed { .. } | Self::Quantized { .. } => Some("the file is damaged: copy or download it again".to_owned()),
             Self::UnsupportedLayout { .. } => Some("use a checkpoint in the layout of openai/gpt-oss-20b, in MXFP4 or bf16".to_owned()),
             Self::Adapter { problem, .. } => problem.hint(),
             _ => None,

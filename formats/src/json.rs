@@ -1,4 +1,4 @@
-//! Small JSON files, read strictly: of bounded size, and no key twice.
+//! Small files, of bounded size; JSON is read strictly, no key twice.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,14 +13,24 @@ use crate::error::{Error, InFile, Result};
 
 /// Reads the JSON object in `path`, of at most `limit_bytes`.
 pub(crate) fn read_object(path: &Path, limit_bytes: u64) -> Result<Map<String, Value>> {
-    let mut text = Vec::new();
+    object(&read_bytes(path, limit_bytes)?, path)
+}
+
+/// Reads the text in `path`, of at most `limit_bytes`.
+pub(crate) fn read_text(path: &Path, limit_bytes: u64) -> Result<String> {
+    String::from_utf8(read_bytes(path, limit_bytes)?).map_err(|_| Error::NotText { path: path.to_owned() })
+}
+
+/// Reads a file of at most `limit_bytes`.
+pub(crate) fn read_bytes(path: &Path, limit_bytes: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     let file = File::open(path).in_file("read", path)?;
     // One byte more than allowed tells whether there is more; the length that a special file claims is not to be trusted.
-    file.take(limit_bytes + 1).read_to_end(&mut text).in_file("read", path)?;
-    if text.len() as u64 > limit_bytes {
+    file.take(limit_bytes + 1).read_to_end(&mut bytes).in_file("read", path)?;
+    if bytes.len() as u64 > limit_bytes {
         return Err(Error::TooLarge { path: path.to_owned(), limit_bytes });
     }
-    object(&text, path)
+    Ok(bytes)
 }
 
 /// Parses a JSON object; `path` is for the errors.

@@ -118,7 +118,7 @@ impl Requantization<'_> {
             to: self.to,
             scales: self.scale_source(&source),
             tensors,
-            source_bytes: source.total_bytes(),
+            source_bytes: source.stored_bytes(),
             target_bytes,
             seconds: started.elapsed().as_secs_f64(),
         };
@@ -146,7 +146,7 @@ fn open_hints(path: &Path, source: &Checkpoint) -> Result<Checkpoint> {
         let tensor = format!("{}_scales", projection.tensor_name(layer));
         let [input, output] = projection.dims(config);
         let expected = vec![config.num_local_experts, output, input.div_ceil(BLOCK_ELEMENTS)];
-        let found = hints.tensor(&tensor)?.shape.to_vec();
+        let found = hints.specs().iter().find(|spec| spec.name == tensor).map(|spec| spec.shape.clone()).unwrap_or_default();
         if found != expected {
             return Err(Error::ForeignHints { path: path.to_owned(), tensor, expected, found });
         }

@@ -20,6 +20,7 @@ use std::sync::LazyLock;
 use rustc_hash::FxHashMap;
 
 pub use files::{TokenizerFileError, write_tokenizer_files};
+pub(crate) use files::{listed_specials, merges_into, visible};
 pub use stream::TextStream;
 
 /// Number of ordinary tokens: ids `0..199_998` are byte sequences. Source: `o200k_base.tiktoken`, one line for each.

@@ -18,7 +18,7 @@ mod source;
 mod statistics;
 mod turns;
 
-pub use conversation::{Body, LoadedConversation, load_conversations};
+pub use conversation::{Body, LoadedConversation, conversations_of_text, load_conversations};
 pub use dataset::{Dataset, dataset_of, load_dataset, split_validation};
 pub use error::{DataError, NameKind, NothingToTrain, Place};
 pub use options::{ChannelWeights, DatasetOptions, Overlong, SampleOptions, Turns};

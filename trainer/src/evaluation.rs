@@ -6,6 +6,7 @@
 //! that the two models are never in memory at once, and the logits of no more than a chunk of tokens.
 
 mod figures;
+mod layers;
 mod routing;
 mod statistics;
 mod tokens;
@@ -22,14 +23,17 @@ use tch::Device;
 pub use figures::{ChannelFigures, Comparison, Evaluation, Prediction, ProbabilityChange, Spread};
 pub use routing::{LayerAgreement, RouterAgreement, RouterMismatch};
 pub use statistics::{Mean, Percentiles, correlation};
+pub use walk::PASS_TOKENS;
 
 use crate::adapters::lora::Adapter;
-use crate::data::{DataError, Dataset, DatasetOptions, Overlong, Sample, SampleOptions, dataset_of, load_conversations};
+use crate::data::{
+    DataError, Dataset, DatasetOptions, Overlong, Sample, SampleOptions, conversations_of_text, dataset_of, load_conversations,
+};
 use crate::error::{Error, Result};
-use crate::model::Transformer;
 use crate::model::weights::{Placement, load};
 use crate::recipe::TrainingDtype;
 use crate::torch::device::best;
+use layers::EvaluatedModel;
 use tokens::TokenFigures;
 use walk::{Corpus, Reference, run_model};
 
@@ -42,14 +46,39 @@ pub struct EvaluationRequest<'a> {
     pub adapter: Option<&'a Path>,
     /// The directory of the model to compare with.
     pub reference: Option<&'a Path>,
-    /// Files, folders and patterns of conversations.
-    pub data: &'a [String],
+    /// Conversations.
+    pub data: EvaluationData<'a>,
     /// Samples are cut at this many tokens; `None` takes them whole.
     pub max_tokens: Option<usize>,
     /// Only this many conversations, the first; `None` takes all.
     pub limit: Option<usize>,
     /// Type of weights and activations.
     pub dtype: TrainingDtype,
+    /// What of a model is in memory at a time.
+    pub held: Held,
+}
+
+/// Where conversations come from.
+#[derive(Debug, Clone, Copy)]
+pub enum EvaluationData<'a> {
+    /// Files, folders and patterns.
+    Files(&'a [String]),
+    /// A text, a conversation in each line.
+    Text {
+        /// The file that errors place it in.
+        name: &'a str,
+        /// The lines.
+        text: &'a str,
+    },
+}
+
+/// What of a model is in memory while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// All of it.
+    Whole,
+    /// Embedding, head and one layer: it is read anew for every [`PASS_TOKENS`] tokens. Without adapters.
+    OneLayer,
 }
 
 /// How far an evaluation is.
@@ -92,6 +121,7 @@ pub fn evaluate(request: &EvaluationRequest<'_>, progress: &mut dyn FnMut(Evalua
         None => None,
     };
     for checkpoint in std::iter::once(&checkpoint).chain(&reference_checkpoint) {
+        checkpoint.check_vocabulary()?;
         check_samples(&dataset.samples, checkpoint)?;
     }
 
@@ -100,13 +130,13 @@ pub fn evaluate(request: &EvaluationRequest<'_>, progress: &mut dyn FnMut(Evalua
     let mut stages = Stages { progress, total };
     let reference = match (&reference_checkpoint, request.reference) {
         (Some(checkpoint), Some(path)) => {
-            let model = stages.read(checkpoint, path, None, request.dtype)?;
+            let model = stages.read(checkpoint, path, None, request)?;
             Some(Reference::run(path, model, &corpus, &mut |done| stages.ran(path, done))?)
         }
         _ => None,
     };
-    let model = stages.read(&checkpoint, request.model, request.adapter, request.dtype)?;
-    let device = model.device;
+    let model = stages.read(&checkpoint, request.model, request.adapter, request)?;
+    let device = model.frame().device;
     let (tokens, agreement) =
         run_model(request.model, &model, reference.as_ref(), mismatch.is_none(), &corpus, &mut |done| stages.ran(request.model, done))?;
 
@@ -132,7 +162,10 @@ pub fn evaluate(request: &EvaluationRequest<'_>, progress: &mut dyn FnMut(Evalua
 }
 
 fn read_samples(request: &EvaluationRequest<'_>) -> Result<Dataset> {
-    let mut conversations = load_conversations(request.data)?;
+    let mut conversations = match request.data {
+        EvaluationData::Files(sources) => load_conversations(sources)?,
+        EvaluationData::Text { name, text } => conversations_of_text(Path::new(name), text)?,
+    };
     conversations.truncate(request.limit.unwrap_or(usize::MAX));
     let options = DatasetOptions {
         samples: SampleOptions::default(),
@@ -174,16 +207,26 @@ struct Stages<'a> {
 }
 
 impl Stages<'_> {
-    fn read(&mut self, checkpoint: &Checkpoint, path: &Path, adapter: Option<&Path>, dtype: TrainingDtype) -> Result<Transformer> {
+    fn read<'a>(
+        &mut self,
+        checkpoint: &'a Checkpoint,
+        path: &Path,
+        adapter: Option<&Path>,
+        request: &EvaluationRequest<'_>,
+    ) -> Result<EvaluatedModel<'a>> {
+        let placement = Placement::uniform(request.dtype.into(), best());
+        if request.held == Held::OneLayer {
+            return EvaluatedModel::by_layer(checkpoint, placement);
+        }
         let (mut done, total) = (0, checkpoint.total_bytes());
-        let mut model = load(checkpoint, Placement::uniform(dtype.into(), best()), &mut |bytes| {
+        let mut model = load(checkpoint, placement, &mut |bytes| {
             done += bytes;
             (self.progress)(EvaluationProgress { stage: EvaluationStage::Reading, model: path, done, total });
         })?;
         if let Some(path) = adapter {
             Adapter::from_peft(&mut model, checkpoint.config(), path)?;
         }
-        Ok(model)
+        Ok(EvaluatedModel::whole(model))
     }
 
     fn ran(&mut self, path: &Path, tokens: usize) {

@@ -41,6 +41,7 @@ impl Generator {
     /// Those of the checkpoint's and the adapter's readers, or out of memory.
     pub fn open(model: &Path, adapter: Option<&Path>, dtype: TrainingDtype, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
         let checkpoint = Checkpoint::open(model)?;
+        checkpoint.check_vocabulary()?;
         let total = checkpoint.total_bytes();
         let mut model = load(&checkpoint, Placement::uniform(dtype.into(), best()), &mut |bytes| progress(bytes, total))?;
         if let Some(path) = adapter {

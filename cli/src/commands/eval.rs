@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
-use ft_trainer::evaluation::{Evaluation, EvaluationRequest, evaluate};
+use ft_trainer::evaluation::{Evaluation, EvaluationData, EvaluationRequest, Held, evaluate};
 
 use crate::arguments::ComputeDtype;
 use crate::error::{Error, Result};
@@ -82,10 +82,11 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
         model: &arguments.model,
         adapter: arguments.adapter.as_deref(),
         reference: arguments.reference.as_deref(),
-        data: &arguments.data,
+        data: EvaluationData::Files(&arguments.data),
         max_tokens: arguments.max_tokens.map(NonZeroUsize::get),
         limit: arguments.limit.map(NonZeroUsize::get),
         dtype: arguments.dtype.into(),
+        held: Held::Whole,
     };
     let mut watcher = Watcher::new(terminal);
     let evaluation = evaluate(&request, &mut |progress| watcher.advance(&progress))?;

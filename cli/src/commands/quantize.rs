@@ -8,7 +8,7 @@ use ft_formats::requantize::{ExpertTarget, Requantization, RequantizationReport,
 use ft_quant::Codec;
 use ft_quant::cuda::Gpu;
 use ft_quant::mxfp4::{Packing, Rounding, ScaleRule};
-use ft_trainer::evaluation::{Evaluation, EvaluationRequest, evaluate};
+use ft_trainer::evaluation::{Evaluation, EvaluationData, EvaluationRequest, Held, evaluate};
 
 use crate::accuracy_page;
 use crate::arguments::ComputeDtype;
@@ -218,10 +218,11 @@ fn compare(arguments: &Arguments, converted: &Requantized, terminal: &Terminal) 
         model: converted.path(),
         adapter: None,
         reference: Some(&arguments.model),
-        data: &arguments.data,
+        data: EvaluationData::Files(&arguments.data),
         max_tokens: None,
         limit: arguments.limit.map(NonZeroUsize::get),
         dtype: arguments.dtype.into(),
+        held: Held::Whole,
     };
     let mut watcher = Watcher::new(terminal);
     let mut evaluation = evaluate(&request, &mut |progress| watcher.advance(&progress))?;

@@ -1,6 +1,7 @@
 //! The hyperparameters of a model, as `config.json` gives them.
 
 mod assign;
+mod gguf;
 mod original;
 mod problem;
 mod read;
@@ -10,14 +11,17 @@ mod tests;
 mod validate;
 mod write;
 
+pub(super) use gguf::of_gguf;
 pub use problem::ConfigProblem;
 pub use rope::YarnScaling;
 pub(super) use write::with_storage;
 
 use std::path::Path;
 
+use super::gguf::is_gguf;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
 use crate::json;
 
 /// Bytes of a config at most: the published one has 2 KB, and nothing in it grows but one word per layer.
@@ -161,16 +165,19 @@ impl Config {
         }
     }
 
-    /// Reads and checks the config of the model in `directory`, in either layout.
+    /// Reads and checks the config of the model in a directory, in either layout, or in a GGUF file.
     ///
     /// # Errors
-    /// [`Error::NoConfig`]; [`Error::Config`] with the key that is missing, wrong, or contradicts another; [`Error::Io`] or
-    /// [`Error::Json`] when the file cannot be read.
-    pub fn read(directory: &Path) -> Result<Self> {
-        let path = [directory.join("config.json"), directory.join("original/config.json")]
+    /// [`Error::NoConfig`]; [`Error::Config`] with the key that is missing, wrong, or contradicts another; [`Error::Io`],
+    /// [`Error::Json`] or [`Error::Gguf`] when the file cannot be read.
+    pub fn read(model: &Path) -> Result<Self> {
+        if is_gguf(model)? {
+            return of_gguf(&GgufFile::open(model)?);
+        }
+        let path = [model.join("config.json"), model.join("original/config.json")]
             .into_iter()
             .find(|path| path.exists())
-            .ok_or_else(|| Error::NoConfig { path: directory.to_owned() })?;
+            .ok_or_else(|| Error::NoConfig { path: model.to_owned() })?;
         Self::read_file(&path)
     }
 

@@ -1,17 +1,39 @@
-//! The experts' matrices, as they are stored.
+//! The experts' matrices, all of a layer or one at a time.
 
-use crate::safetensors::TensorView;
+use std::borrow::Cow;
 
-/// The experts' matrices of a layer, as they lie in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use super::CheckpointTensor;
+use crate::dtype::Dtype;
+
+/// The experts' matrices of a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ExpertWeights<'a> {
     /// Plain floats [e, in, out].
-    Float(TensorView<'a>),
+    Float(CheckpointTensor<'a>),
     /// MXFP4, each matrix as [out, in].
     Mxfp4 {
         /// Bytes [e, out, s, 16].
-        blocks: TensorView<'a>,
+        blocks: CheckpointTensor<'a>,
         /// Bytes [e, out, s].
-        scales: TensorView<'a>,
+        scales: CheckpointTensor<'a>,
+    },
+}
+
+/// The matrix of one expert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExpertMatrix<'a> {
+    /// Plain floats [in, out].
+    Float {
+        /// Type of the elements.
+        dtype: Dtype,
+        /// The elements, little endian, at whatever address they are.
+        values: Cow<'a, [u8]>,
+    },
+    /// MXFP4, the matrix as [out, in].
+    Mxfp4 {
+        /// Bytes [out, s, 16].
+        blocks: Cow<'a, [u8]>,
+        /// Bytes [out, s].
+        scales: Cow<'a, [u8]>,
     },
 }

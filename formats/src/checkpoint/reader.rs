@@ -1,5 +1,6 @@
 //! Reading a model: everything is checked against the config before the first tensor is handed out.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,12 +10,14 @@ use half::bf16;
 use serde_json::Value;
 
 use super::config;
-use super::experts::ExpertWeights;
+use super::experts::{ExpertMatrix, ExpertWeights};
+use super::gguf::{GgufModel, is_gguf};
 use super::layout::{Layout, foreign};
 use super::shards::Shards;
-use super::{Config, ConfigProblem, ExpertStorage, Projection, tensor_specs};
+use super::{CheckpointTensor, Config, ConfigProblem, ExpertStorage, Projection, tensor_specs};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
 use crate::safetensors::{SafetensorsFile, TensorSpec, TensorView};
 
 /// A model on disk, memory-mapped.
@@ -25,14 +28,23 @@ pub struct Checkpoint {
     path: PathBuf,
     config: Config,
     config_path: PathBuf,
-    layout: Layout,
     storage: ExpertStorage,
-    files: Vec<SafetensorsFile>,
     /// In the order of a forward pass, with the types found.
     specs: Vec<TensorSpec>,
-    /// Beside `specs`.
-    places: Vec<Place>,
     by_name: HashMap<String, usize>,
+    store: Store,
+}
+
+/// The files that a model is in.
+#[derive(Debug)]
+enum Store {
+    Safetensors {
+        layout: Layout,
+        files: Vec<SafetensorsFile>,
+        /// Beside the model's specs.
+        places: Vec<Place>,
+    },
+    Gguf(GgufModel),
 }
 
 /// Where the bytes of a tensor are.
@@ -45,13 +57,24 @@ struct Place {
 }
 
 impl Checkpoint {
-    /// Opens the model in `directory`: in the Hugging Face layout, or in OpenAI's, there or in its subdirectory `original`.
+    /// Opens a model: a directory in the Hugging Face layout, or in OpenAI's, there or in its subdirectory `original`; a GGUF file, or a
+    /// directory with one and no other model.
     ///
     /// # Errors
-    /// [`Error::NoConfig`] and [`Error::Config`] for the config, [`Error::Index`] and [`Error::Safetensors`] for the files, and
-    /// [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::DuplicateTensor`], [`Error::WrongShape`],
+    /// [`Error::NoConfig`] and [`Error::Config`] for the config, [`Error::Index`], [`Error::Safetensors`] and [`Error::Gguf`] for the
+    /// files, and [`Error::MissingTensor`], [`Error::UnexpectedTensor`], [`Error::DuplicateTensor`], [`Error::WrongShape`],
     /// [`Error::WrongDtype`] or [`Error::UnsupportedLayout`] where the tensors are not those that the config asks for.
-    pub fn open(directory: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
+        if !is_gguf(path)? {
+            return Self::open_directory(path);
+        }
+        let (model, config, specs) = GgufModel::open(path)?;
+        let config_path = model.file().main_file().to_owned();
+        let storage = model.storage();
+        Ok(Self { path: path.to_owned(), config, config_path, storage, by_name: by_name(&specs), specs, store: Store::Gguf(model) })
+    }
+
+    fn open_directory(directory: &Path) -> Result<Self> {
         let (home, mut config) = locate(directory)?;
         let shards = Shards::open(&home)?;
         let home_config = home.join("config.json");
@@ -101,12 +124,13 @@ impl Checkpoint {
         if let Some(tensor) = by_tensor.keys().filter(|name| !used.contains(*name)).min() {
             return Err(Error::UnexpectedTensor { tensor: tensor.clone(), path: path_of(tensor) });
         }
-        let by_name: HashMap<String, usize> = specs.iter().enumerate().map(|(index, spec)| (spec.name.clone(), index)).collect();
+        let by_name = by_name(&specs);
         let storage = by_name.get(&name).map_or(storage, |&index| ExpertStorage::Float(specs[index].dtype));
-        Ok(Self { path: directory.to_owned(), config, config_path: home_config, layout, storage, files, specs, places, by_name })
+        let store = Store::Safetensors { layout, files, places };
+        Ok(Self { path: directory.to_owned(), config, config_path: home_config, storage, specs, by_name, store })
     }
 
-    /// The directory, as given to [`Checkpoint::open`].
+    /// The directory or file, as given to [`Checkpoint::open`].
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -119,11 +143,11 @@ impl Checkpoint {
     }
 
     /// The content of a `config.json` for this model with its experts stored as `storage`. What the model's own says is kept, also where
-    /// this program knows nothing of it; that of OpenAI's layout is written anew.
+    /// this program knows nothing of it; that of OpenAI's layout and of GGUF is written anew.
     pub(super) fn config_json_as(&self, storage: ExpertStorage) -> Result<Value> {
-        match self.layout {
-            Layout::HuggingFace => config::with_storage(&self.config_path, storage),
-            Layout::Original => {
+        match self.store {
+            Store::Safetensors { layout: Layout::HuggingFace, .. } => config::with_storage(&self.config_path, storage),
+            Store::Safetensors { layout: Layout::Original, .. } | Store::Gguf(_) => {
                 let has_mxfp4_experts = storage == ExpertStorage::Mxfp4;
                 Ok(Config { has_mxfp4_experts, dtype: (!has_mxfp4_experts).then(|| storage.dtype()), ..self.config.clone() }.to_json())
             }
@@ -172,52 +196,109 @@ impl Checkpoint {
 
     /// The files that hold the tensors.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
-        self.files.iter().map(SafetensorsFile::path)
+        let files: Vec<&Path> = match &self.store {
+            Store::Safetensors { files, .. } => files.iter().map(SafetensorsFile::path).collect(),
+            Store::Gguf(model) => model.file().files().collect(),
+        };
+        files.into_iter()
     }
 
-    /// Bytes of all tensors.
+    /// The GGUF file that the model is in, if it is in one.
+    #[must_use]
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        match &self.store {
+            Store::Safetensors { .. } => None,
+            Store::Gguf(model) => Some(model.file()),
+        }
+    }
+
+    /// Bytes of all tensors, as they are handed out.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
-        self.places.iter().map(|place| place.range.len() as u64).sum()
+        self.specs.iter().filter_map(TensorSpec::byte_length).sum()
+    }
+
+    /// Bytes of all tensors, as they lie in the files: in GGUF, fewer where they are quantized.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        match &self.store {
+            Store::Safetensors { .. } => self.total_bytes(),
+            Store::Gguf(model) => model.file().tensors().map(|view| view.bytes.len() as u64).sum(),
+        }
+    }
+
+    /// Checks that the vocabulary is the one that texts are turned into tokens by, where the files of the weights hold one.
+    ///
+    /// # Errors
+    /// [`Error::Gguf`] with the first token that is another.
+    pub fn check_vocabulary(&self) -> Result<()> {
+        self.gguf().map_or(Ok(()), GgufFile::check_vocabulary)
     }
 
     /// The tensor of a Hugging Face name, whatever the layout: BF16, F16 or F32, and U8 for blocks and scales.
     ///
+    /// It is mapped, unless a GGUF file holds it another way: it is made then, whole.
+    ///
     /// # Errors
-    /// [`Error::MissingTensor`] for a name that the model does not have.
-    pub fn tensor(&self, name: &str) -> Result<TensorView<'_>> {
+    /// [`Error::MissingTensor`] for a name that the model does not have; [`Error::Packed`] or [`Error::Quantized`] for blocks that stand
+    /// for no numbers.
+    pub fn tensor(&self, name: &str) -> Result<CheckpointTensor<'_>> {
         let missing = || Error::MissingTensor { tensor: name.to_owned(), path: self.path.clone() };
         let &index = self.by_name.get(name).ok_or_else(missing)?;
-        let (spec, place) = (&self.specs[index], &self.places[index]);
-        let whole = self.files[place.file].tensor(&place.stored)?;
-        Ok(TensorView { name: &spec.name, dtype: spec.dtype, shape: &spec.shape, bytes: &whole.bytes[place.range.clone()] })
+        let spec = &self.specs[index];
+        let bytes = match &self.store {
+            Store::Safetensors { files, places, .. } => {
+                let place = &places[index];
+                let whole = files[place.file].tensor(&place.stored)?;
+                whole.bytes[place.range.clone()].into()
+            }
+            Store::Gguf(model) => model.tensor(index, spec)?,
+        };
+        Ok(CheckpointTensor { name: &spec.name, dtype: spec.dtype, shape: &spec.shape, bytes })
     }
 
-    /// The file that holds the tensor of a Hugging Face name; the model's directory for a name that it does not have.
+    /// The file that holds the tensor of a Hugging Face name; the model's path for a name that it does not have.
     #[must_use]
     pub fn file_of(&self, name: &str) -> &Path {
-        self.by_name.get(name).map_or(&*self.path, |&index| self.files[self.places[index].file].path())
+        let Some(&index) = self.by_name.get(name) else { return &self.path };
+        match &self.store {
+            Store::Safetensors { files, places, .. } => files[places[index].file].path(),
+            Store::Gguf(model) => model.file_of(index),
+        }
     }
 
-    /// Has the system read these bytes of a tensor ahead.
-    pub(crate) fn prefetch(&self, bytes: &[u8]) {
-        self.files.iter().for_each(|file| file.prefetch(bytes));
+    /// Has the system read the matrix of an expert ahead, if there is such an expert.
+    pub(crate) fn prefetch_expert(&self, layer: usize, projection: Projection, expert: usize) {
+        if layer >= self.config.num_hidden_layers || expert >= self.config.num_local_experts {
+            return;
+        }
+        match &self.store {
+            Store::Safetensors { files, .. } => {
+                // What cannot be read is reported when it is asked for.
+                let Ok(matrix) = self.expert(layer, projection, expert) else { return };
+                let (ExpertMatrix::Float { values: bytes, .. } | ExpertMatrix::Mxfp4 { blocks: bytes, .. }) = &matrix;
+                files.iter().for_each(|file| file.prefetch(bytes));
+            }
+            Store::Gguf(model) => model.prefetch_expert(layer, projection, expert),
+        }
     }
 
     /// Takes these bytes of a tensor out of this process's memory, where the system counts what was read; they stay readable.
+    ///
+    /// Bytes that were made of those in a file are none of them, and stay where they are.
     pub(crate) fn release(&self, bytes: &[u8]) {
-        self.files.iter().for_each(|file| file.release(bytes));
+        match &self.store {
+            Store::Safetensors { files, .. } => files.iter().for_each(|file| file.release(bytes)),
+            Store::Gguf(model) => model.file().release(bytes),
+        }
     }
 
-    /// The experts' matrices of a layer, as they are stored.
+    /// The experts' matrices of a layer, all of them: see [`Checkpoint::expert`] for one at a time.
     ///
     /// # Errors
-    /// [`Error::NoSuch`] for a layer that the model does not have.
+    /// [`Error::NoSuch`] for a layer that the model does not have, and those of [`Checkpoint::tensor`].
     pub fn experts(&self, layer: usize, projection: Projection) -> Result<ExpertWeights<'_>> {
-        let count = self.config.num_hidden_layers;
-        if layer >= count {
-            return Err(Error::NoSuch { what: "layer", index: layer, count });
-        }
+        self.check_index("layer", layer, self.config.num_hidden_layers)?;
         let name = projection.tensor_name(layer);
         Ok(match self.storage {
             ExpertStorage::Float(_) => ExpertWeights::Float(self.tensor(&name)?),
@@ -225,6 +306,39 @@ impl Checkpoint {
                 ExpertWeights::Mxfp4 { blocks: self.tensor(&format!("{name}_blocks"))?, scales: self.tensor(&format!("{name}_scales"))? }
             }
         })
+    }
+
+    /// The matrix of one expert: mapped, or made of what a GGUF file holds.
+    ///
+    /// # Errors
+    /// [`Error::NoSuch`] for a layer or expert that the model does not have; [`Error::Packed`] for blocks that stand for no numbers, as
+    /// far as they had to be looked at.
+    pub fn expert(&self, layer: usize, projection: Projection, expert: usize) -> Result<ExpertMatrix<'_>> {
+        self.check_index("layer", layer, self.config.num_hidden_layers)?;
+        self.check_index("expert", expert, self.config.num_local_experts)?;
+        if let Store::Gguf(model) = &self.store {
+            return model.expert(layer, projection, expert);
+        }
+        Ok(match self.experts(layer, projection)? {
+            ExpertWeights::Float(tensor) => ExpertMatrix::Float { dtype: tensor.dtype, values: self.part(tensor.bytes, expert) },
+            ExpertWeights::Mxfp4 { blocks, scales } => {
+                ExpertMatrix::Mxfp4 { blocks: self.part(blocks.bytes, expert), scales: self.part(scales.bytes, expert) }
+            }
+        })
+    }
+
+    /// What belongs to an expert of the bytes of all.
+    fn part<'a>(&self, bytes: Cow<'a, [u8]>, expert: usize) -> Cow<'a, [u8]> {
+        let length = bytes.len() / self.config.num_local_experts;
+        let range = expert * length..(expert + 1) * length;
+        match bytes {
+            Cow::Borrowed(bytes) => bytes[range].into(),
+            Cow::Owned(bytes) => bytes[range].to_vec().into(),
+        }
+    }
+
+    fn check_index(&self, what: &'static str, index: usize, count: usize) -> Result<()> {
+        if index < count { Ok(()) } else { Err(Error::NoSuch { what, index, count }) }
     }
 
     /// The matrix of one MXFP4 expert in the layout of plain experts, unpacked with the threads of the current rayon pool.
@@ -236,28 +350,21 @@ impl Checkpoint {
     /// [`Error::NoSuch`] for a layer or expert that the model does not have, [`Error::NotPacked`] for plain experts,
     /// [`Error::Packed`] for bytes that stand for no number.
     pub fn unpack_expert(&self, layer: usize, projection: Projection, expert: usize) -> Result<Vec<bf16>> {
-        let count = self.config.num_local_experts;
-        if expert >= count {
-            return Err(Error::NoSuch { what: "expert", index: expert, count });
-        }
-        let ExpertWeights::Mxfp4 { blocks, scales } = self.experts(layer, projection)? else {
+        let ExpertMatrix::Mxfp4 { blocks, scales } = self.expert(layer, projection, expert)? else {
             return Err(Error::NotPacked { path: self.path.clone() });
         };
         let [input, output] = projection.dims(&self.config);
-        let of_expert = |bytes: &'_ [u8]| {
-            let length = bytes.len() / count;
-            expert * length..(expert + 1) * length
-        };
-        let (blocks, packed_scales) = (&blocks.bytes[of_expert(blocks.bytes)], &scales.bytes[of_expert(scales.bytes)]);
         let mut values = vec![bf16::ZERO; input * output];
-        unpack_transposed(blocks, packed_scales, output, &mut values).map_err(|source| Error::Packed {
-            tensor: scales.name.to_owned(),
-            path: self.file_of(scales.name).to_owned(),
-            expert,
-            source,
+        unpack_transposed(&blocks, &scales, output, &mut values).map_err(|source| {
+            let tensor = format!("{}_scales", projection.tensor_name(layer));
+            Error::Packed { path: self.file_of(&tensor).to_owned(), tensor, expert, source }
         })?;
         Ok(values)
     }
+}
+
+fn by_name(specs: &[TensorSpec]) -> HashMap<String, usize> {
+    specs.iter().enumerate().map(|(index, spec)| (spec.name.clone(), index)).collect()
 }
 
 /// The directory with the files, and the config.

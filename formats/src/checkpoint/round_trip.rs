@@ -190,7 +190,7 @@ fn experts_are_handed_out_in_their_two_forms() {
     let Ok(ExpertWeights::Mxfp4 { blocks, scales }) = checkpoint.experts(2, Projection::Down) else { panic!("not packed") };
     assert_eq!((blocks.shape, scales.shape), (&[5, 96, 2, 16][..], &[5, 96, 2][..]));
     let mut plain = vec![bf16::ZERO; 5 * 96 * 64];
-    ft_quant::mxfp4::unpack(blocks.bytes, scales.bytes, &mut plain).unwrap();
+    ft_quant::mxfp4::unpack(&blocks.bytes, &scales.bytes, &mut plain).unwrap();
     for expert in 0..5 {
         let unpacked = checkpoint.unpack_expert(2, Projection::Down, expert).unwrap();
         for (input, output) in (0..64).flat_map(|input| (0..96).map(move |output| (input, output))) {
@@ -229,7 +229,7 @@ fn a_model_is_replaced_only_when_asked() {
         writer.write(&spec.name, &vec![0; content(&spec).len()]).unwrap();
     }
     fs::write(directory.join("tokenizer.json"), "{}").unwrap();
-    writer.copy_companions(&directory).unwrap();
+    writer.copy_companions(&Checkpoint::open(&directory).unwrap()).unwrap();
     writer.finish().unwrap();
     let checkpoint = Checkpoint::open(&directory).unwrap();
     assert!(checkpoint.tensor("lm_head.weight").unwrap().bytes.iter().all(|&byte| byte == 0));

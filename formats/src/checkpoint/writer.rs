@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::Value as Json;
 
 use super::generation_config::generation_config;
 use super::shards::{INDEX, index_json, shard_name};
 use super::{Checkpoint, Config, ExpertStorage, tensor_specs};
 use crate::error::{Error, InFile, Result};
+use crate::gguf::{GgufFile, Value};
 use crate::output::{PartialDirectory, write_synced};
 use crate::safetensors::{SafetensorsWriter, TensorSpec};
 use crate::stream::TensorSink;
@@ -57,7 +58,7 @@ pub struct CheckpointWriter {
     directory: PartialDirectory,
     config: Config,
     /// The content of `config.json`.
-    json: Value,
+    json: Json,
     specs: Vec<TensorSpec>,
     /// Index of the shard of each tensor.
     by_tensor: HashMap<String, usize>,
@@ -104,21 +105,27 @@ impl CheckpointWriter {
     /// Begins a copy of `source` with its experts stored as `storage`. All other tensors keep their types, `config.json` keeps what it
     /// says but for the storage of the experts, and the files beside the weights (tokenizer, template, licence) are copied at once.
     ///
+    /// For a model in GGUF, all of these are written anew, from what its file says.
+    ///
     /// # Errors
-    /// As [`CheckpointWriter::create`]; [`Error::Config`] when the sizes of `source` do not allow MXFP4.
+    /// As [`CheckpointWriter::create`]; [`Error::Config`] when the sizes of `source` do not allow MXFP4; [`Error::Gguf`] for a model with
+    /// another vocabulary, whose tokenizer this program cannot write.
     pub fn restored(directory: &Path, source: &Checkpoint, storage: ExpertStorage, max_shard_bytes: u64) -> Result<Self> {
         let specs = source.specs_as(storage)?;
         let config = Config { has_mxfp4_experts: storage == ExpertStorage::Mxfp4, ..source.config().clone() };
         let json = source.config_json_as(storage)?;
         let writer = Self::of_specs(directory, config, json, specs, max_shard_bytes, None)?;
-        copy_all_but_weights(source.path(), writer.partial_path())?;
+        match source.gguf() {
+            None => copy_all_but_weights(source.path(), writer.partial_path())?,
+            Some(file) => writer.unpack_companions(file)?,
+        }
         Ok(writer)
     }
 
     fn of_specs(
         directory: &Path,
         config: Config,
-        json: Value,
+        json: Json,
         specs: Vec<TensorSpec>,
         max_shard_bytes: u64,
         replaced: Option<&'static str>,
@@ -168,13 +175,28 @@ impl CheckpointWriter {
         self.shard(name)?.write_chunk(name, bytes)
     }
 
-    /// Copies the tokenizer, template and generation config of the model in `source`, as far as it has them.
+    /// Copies the tokenizer, template and generation config of `source`, as far as it has them. Those of a model in GGUF are written anew.
     ///
     /// # Errors
-    /// [`Error::Io`].
-    pub fn copy_companions(&mut self, source: &Path) -> Result<()> {
+    /// [`Error::Io`]; [`Error::Gguf`] for a model in GGUF with another vocabulary.
+    pub fn copy_companions(&mut self, source: &Checkpoint) -> Result<()> {
+        if let Some(file) = source.gguf() {
+            return self.unpack_companions(file);
+        }
+        let source = source.path();
         let present = COMPANIONS.into_iter().filter(|name| source.join(name).is_file());
         present.into_iter().try_for_each(|name| copy_synced(&source.join(name), &self.directory.path().join(name)))
+    }
+
+    /// Writes the tokenizer of gpt-oss, which is that of the model in `file`, and the chat template in it.
+    fn unpack_companions(&self, file: &GgufFile) -> Result<()> {
+        file.check_vocabulary()?;
+        let directory = self.directory.path();
+        write_tokenizer_files(directory)?;
+        match file.get("tokenizer.chat_template").and_then(Value::as_str) {
+            Some(template) => write_synced(&directory.join("chat_template.jinja"), template.as_bytes()),
+            None => Ok(()),
+        }
     }
 
     /// Writes the tokenizer of gpt-oss.
@@ -275,6 +297,6 @@ fn grouped(specs: &[TensorSpec], max_shard_bytes: u64) -> Result<Vec<Vec<TensorS
     Ok(groups)
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
+fn write_json(path: &Path, value: &Json) -> Result<()> {
     write_synced(path, format!("{value:#}\n").as_bytes())
 }

@@ -6,7 +6,7 @@
 //!
 //! Source: llama.cpp b11739 `src/llama-quant.cpp`.
 
-use super::TensorType;
+use super::{FileType, TensorType};
 
 /// What people ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,39 +93,28 @@ impl Mix {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::Q8_0 => "Q8_0",
             Self::Mxfp4 => "MXFP4",
-            Self::Q4_0 => "Q4_0",
-            Self::Q5_0 => "Q5_0",
-            Self::Q5_1 => "Q5_1",
-            Self::Q4KS => "Q4_K_S",
-            Self::Q4KM => "Q4_K_M",
-            Self::Q5KS => "Q5_K_S",
-            Self::Q5KM => "Q5_K_M",
-            Self::Q6K => "Q6_K",
+            other => other.file_type().name(),
         }
     }
 
-    /// The value of `general.file_type`. Source: llama.cpp `include/llama.h`, `llama_ftype`.
+    /// What a file says of itself.
     #[must_use]
-    pub fn file_type(self) -> u32 {
+    pub fn file_type(self) -> FileType {
         match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q8_0 => 7,
-            Self::Q5_0 => 8,
-            Self::Q5_1 => 9,
-            Self::Q4KS => 14,
-            Self::Q4KM => 15,
-            Self::Q5KS => 16,
-            Self::Q5KM => 17,
-            Self::Q6K => 18,
-            Self::Bf16 => 32,
-            Self::Mxfp4 => 38,
+            Self::F32 => FileType::F32,
+            Self::F16 => FileType::F16,
+            Self::Bf16 => FileType::BF16,
+            Self::Q8_0 => FileType::Q8_0,
+            Self::Mxfp4 => FileType::MXFP4_MOE,
+            Self::Q4_0 => FileType::Q4_0,
+            Self::Q5_0 => FileType::Q5_0,
+            Self::Q5_1 => FileType::Q5_1,
+            Self::Q4KS => FileType::Q4_K_S,
+            Self::Q4KM => FileType::Q4_K_M,
+            Self::Q5KS => FileType::Q5_K_S,
+            Self::Q5KM => FileType::Q5_K_M,
+            Self::Q6K => FileType::Q6_K,
         }
     }
 
@@ -245,13 +234,7 @@ fn is_whole(tensor_type: TensorType, columns: usize) -> bool {
 ///
 /// Source: llama.cpp `src/llama-quant.cpp`, `tensor_type_fallback`.
 fn fitting(wanted: TensorType, columns: usize) -> TensorType {
-    let smaller = match wanted {
-        TensorType::Q4K => TensorType::Q5_0,
-        TensorType::Q5K => TensorType::Q5_1,
-        TensorType::Q6K => TensorType::Q8_0,
-        other => other,
-    };
-    [wanted, smaller].into_iter().find(|&fits| is_whole(fits, columns)).unwrap_or(TensorType::F16)
+    if wanted == TensorType::Mxfp4 && !is_whole(wanted, columns) { TensorType::F16 } else { wanted.fitting(columns) }
 }
 
 #[cfg(test)]

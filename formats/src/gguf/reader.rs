@@ -1,12 +1,15 @@
 //! Reading: a memory map for each file of a model, and views into them.
 
+mod vocabulary;
+
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use memmap2::{Advice, Mmap, UncheckedAdvice};
 
-use super::{GgufEntry, GgufHeader, GgufProblem, TensorType, Value};
+use super::{GgufEntry, GgufHeader, GgufProblem, MAGIC, TensorType, Value};
 use crate::error::{Error, InFile, Result};
 
 /// A tensor that lies in a mapped file.
@@ -75,6 +78,22 @@ impl GgufFile {
             file.check_tensor_count()?;
         }
         Ok(file)
+    }
+
+    /// True for a file that begins as GGUF does or has a name as if it did, and for a directory with such names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it cannot be read.
+    pub fn is_at(path: &Path) -> Result<bool> {
+        if path.is_dir() {
+            return Ok(!models_in(path)?.is_empty());
+        }
+        if !path.is_file() || path.extension().is_some_and(|ending| ending == "gguf") {
+            return Ok(path.is_file());
+        }
+        let mut magic = Vec::new();
+        File::open(path).and_then(|file| file.take(MAGIC.len() as u64).read_to_end(&mut magic)).in_file("read", path)?;
+        Ok(magic == MAGIC)
     }
 
     /// The path, as given to [`GgufFile::open`].
@@ -148,6 +167,26 @@ impl GgufFile {
         self.by_name.get(name).map_or(&*self.path, |&(part, _)| &self.parts[part].path)
     }
 
+    /// Has the system read these bytes ahead, if they are of these files. Whether it does is its own business.
+    pub(crate) fn prefetch(&self, bytes: &[u8]) {
+        for part in &self.parts {
+            if let Some(offset) = part.offset_of(bytes) {
+                // Advice that is not taken changes nothing.
+                let _ = part.map.advise_range(Advice::WillNeed, offset, bytes.len());
+            }
+        }
+    }
+
+    /// Takes these bytes out of this process's memory, if they are of these files; they are read again when they are asked for.
+    pub(crate) fn release(&self, bytes: &[u8]) {
+        for part in &self.parts {
+            if let Some(offset) = part.offset_of(bytes) {
+                // SAFETY: the map is of a file and never written to, so that its pages can be read again.
+                let _ = unsafe { part.map.unchecked_advise_range(UncheckedAdvice::DontNeed, offset, bytes.len()) };
+            }
+        }
+    }
+
     fn check_tensor_count(&self) -> Result<()> {
         let found = self.by_name.len() as u64;
         match self.parts[0].whole_number("split.tensors.count")? {
@@ -203,6 +242,11 @@ impl Part {
         let GgufEntry { name, tensor_type, shape, range } = entry;
         GgufView { name, tensor_type: *tensor_type, shape, bytes: &self.map[range.clone()] }
     }
+
+    fn offset_of(&self, bytes: &[u8]) -> Option<usize> {
+        let offset = bytes.as_ptr().addr().checked_sub(self.map.as_ptr().addr())?;
+        (offset + bytes.len() <= self.map.len() && !bytes.is_empty()).then_some(offset)
+    }
 }
 
 /// The rest of a name when the part's number is taken off. Source: llama.cpp `llama.cpp`, `llama_split_path`.
@@ -247,7 +291,7 @@ fn only_model(directory: &Path) -> Result<PathBuf> {
 }
 
 /// The GGUF files in a directory, in the order of their names; of a split model the first.
-pub(crate) fn models_in(directory: &Path) -> Result<Vec<PathBuf>> {
+fn models_in(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut models = Vec::new();
     for entry in fs::read_dir(directory).in_file("read", directory)? {
         let path = entry.in_file("read", directory)?.path();

@@ -113,11 +113,9 @@ impl GgufWriter {
         let partial = files.partial(0);
         let mut writer = Self { open: Vec::new(), files, partial, slots: Vec::new(), by_name: HashMap::new() };
         for (index, group) in groups.iter().enumerate() {
-            let mut metadata = if index == 0 { metadata.to_vec() } else { Vec::new() };
-            if count > 1 {
-                metadata.extend(split_keys(index, count, tensors.len()));
-            }
-            writer.begin_file(index, &Header::new(&metadata, group, alignment)?)?;
+            let keys = if count > 1 { split_keys(index, count, tensors.len()).to_vec() } else { Vec::new() };
+            let metadata = if index == 0 { metadata } else { &[] };
+            writer.begin_file(index, &Header::new(&[metadata, &keys], group, alignment)?)?;
         }
         Ok(writer)
     }

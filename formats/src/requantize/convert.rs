@@ -10,10 +10,9 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::{ExpertTarget, TensorReport};
-use crate::checkpoint::{Checkpoint, ExpertWeights, Projection};
+use crate::checkpoint::{Checkpoint, CheckpointTensor, ExpertMatrix, ExpertStorage, Projection};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::safetensors::TensorView;
 use crate::stream::{Buffer, Bytes, Output};
 
 /// Bytes of a tensor that are carried over together.
@@ -29,14 +28,12 @@ pub(super) struct Conversion<'a> {
 
 /// The experts' matrices of a layer.
 #[derive(Clone, Copy)]
-struct Matrices<'a> {
+struct Matrices {
     layer: usize,
     projection: Projection,
     experts: usize,
     inputs: usize,
     outputs: usize,
-    weights: ExpertWeights<'a>,
-    hints: Option<Hints<'a>>,
 }
 
 /// The packed matrices that scales are taken from.
@@ -62,7 +59,7 @@ impl<'a> Conversion<'a> {
                 Some(&(layer, projection)) if spec.name.strip_prefix(&projection.tensor_name(layer)).is_some_and(is_weights) => {
                     // Blocks and scales are converted when the first of them comes.
                     if !spec.name.ends_with("_scales") {
-                        let accuracy = self.convert(&self.matrices(layer, projection)?, output, &mut advance)?;
+                        let accuracy = self.convert(&self.matrices(layer, projection), output, &mut advance)?;
                         tensors.push(TensorReport { layer, projection, accuracy });
                     }
                     if !spec.name.ends_with("_blocks") {
@@ -76,59 +73,57 @@ impl<'a> Conversion<'a> {
     }
 
     /// Puts out a tensor as it is.
-    fn carry_over(&self, view: TensorView<'a>, output: &Output<'a>, advance: &mut dyn FnMut(usize)) -> Result<()> {
-        for (piece, bytes) in view.bytes.chunks(PIECE_BYTES).enumerate() {
-            if let Some(index) = first_not_finite(view.dtype, bytes) {
-                let index = piece * PIECE_BYTES / view.dtype.size() + index;
-                return Err(Error::NotFinite { tensor: view.name.to_owned(), path: self.source.file_of(view.name).to_owned(), index });
+    fn carry_over(&self, tensor: CheckpointTensor<'a>, output: &Output<'a>, advance: &mut dyn FnMut(usize)) -> Result<()> {
+        let CheckpointTensor { name, dtype, bytes: all, .. } = tensor;
+        for start in (0..all.len()).step_by(PIECE_BYTES) {
+            let range = start..all.len().min(start + PIECE_BYTES);
+            let piece = &all[range.clone()];
+            if let Some(index) = dtype.first_not_finite(piece) {
+                let index = start / dtype.size() + index;
+                return Err(Error::NotFinite { tensor: name.to_owned(), path: self.source.file_of(name).to_owned(), index });
             }
-            output.write(view.name.to_owned(), Bytes::Mapped(bytes))?;
-            advance(bytes.len());
+            advance(piece.len());
+            let bytes = match all {
+                Cow::Borrowed(mapped) => Bytes::Mapped(&mapped[range]),
+                Cow::Owned(_) => {
+                    let mut copy = output.pool.take(piece.len());
+                    copy.copy_from_slice(piece);
+                    Bytes::New(copy)
+                }
+            };
+            output.write(name.to_owned(), bytes)?;
         }
         Ok(())
     }
 
-    fn matrices(&self, layer: usize, projection: Projection) -> Result<Matrices<'a>> {
+    fn matrices(&self, layer: usize, projection: Projection) -> Matrices {
         let config = self.source.config();
         let [inputs, outputs] = projection.dims(config);
-        let weights = self.source.experts(layer, projection)?;
-        let packed = match self.hints {
-            Some(hints) => hints.experts(layer, projection)?,
-            None => weights,
-        };
-        let hints = match packed {
-            ExpertWeights::Mxfp4 { blocks, scales } => Some(Hints { blocks: blocks.bytes, scales: scales.bytes }),
-            ExpertWeights::Float(_) => None,
-        };
-        Ok(Matrices { layer, projection, experts: config.num_local_experts, inputs, outputs, weights, hints })
+        Matrices { layer, projection, experts: config.num_local_experts, inputs, outputs }
     }
 
-    fn convert(&self, matrices: &Matrices<'a>, output: &Output<'a>, advance: &mut dyn FnMut(usize)) -> Result<Accuracy> {
+    fn convert(&self, matrices: &Matrices, output: &Output<'a>, advance: &mut dyn FnMut(usize)) -> Result<Accuracy> {
+        let &Matrices { layer, projection, experts, .. } = matrices;
         let mut total = Accuracy::default();
-        for expert in 0..matrices.experts {
-            let of_expert = |bytes: &'a [u8], expert: usize| {
-                let length = bytes.len() / matrices.experts;
-                &bytes[expert * length..(expert + 1) * length]
+        for expert in 0..experts {
+            let matrix = self.source.expert(layer, projection, expert)?;
+            let given = self.hints.map(|model| model.expert(layer, projection, expert)).transpose()?;
+            let hints = match given.as_ref().unwrap_or(&matrix) {
+                ExpertMatrix::Mxfp4 { blocks, scales } => Some(Hints { blocks, scales }),
+                ExpertMatrix::Float { .. } => None,
             };
-            let hints = matrices
-                .hints
-                .map(|Hints { blocks, scales }| Hints { blocks: of_expert(blocks, expert), scales: of_expert(scales, expert) });
-            let (bytes, accuracy) = match matrices.weights {
-                ExpertWeights::Float(view) => {
-                    let bytes = of_expert(view.bytes, expert);
-                    if expert + 1 < matrices.experts {
-                        self.source.prefetch(of_expert(view.bytes, expert + 1));
-                    }
-                    let converted = match view.dtype {
-                        Dtype::F32 => self.convert_floats::<f32>(matrices, bytes, hints, output),
-                        Dtype::F16 => self.convert_floats::<f16>(matrices, bytes, hints, output),
-                        _ => self.convert_floats::<bf16>(matrices, bytes, hints, output),
+            let (bytes, accuracy) = match &matrix {
+                ExpertMatrix::Float { dtype, values } => {
+                    self.source.prefetch_expert(layer, projection, expert + 1);
+                    let converted = match dtype {
+                        Dtype::F32 => self.convert_floats::<f32>(matrices, values, hints, output),
+                        Dtype::F16 => self.convert_floats::<f16>(matrices, values, hints, output),
+                        _ => self.convert_floats::<bf16>(matrices, values, hints, output),
                     };
-                    self.source.release(bytes);
-                    (bytes.len(), converted)
+                    self.source.release(values);
+                    (values.len(), converted)
                 }
-                ExpertWeights::Mxfp4 { blocks, scales } => {
-                    let (blocks, scales) = (of_expert(blocks.bytes, expert), of_expert(scales.bytes, expert));
+                ExpertMatrix::Mxfp4 { blocks, scales } => {
                     let converted = self.convert_mxfp4(matrices, blocks, scales, hints, output);
                     self.source.release(blocks);
                     (blocks.len() + scales.len(), converted)
@@ -147,7 +142,7 @@ impl<'a> Conversion<'a> {
     /// Converts the plain matrix of an expert.
     fn convert_floats<T: Float + Pod>(
         &self,
-        matrices: &Matrices<'_>,
+        matrices: &Matrices,
         bytes: &[u8],
         hints: Option<Hints<'_>>,
         output: &Output<'a>,
@@ -180,7 +175,7 @@ impl<'a> Conversion<'a> {
     /// Converts the packed matrix of an expert.
     fn convert_mxfp4(
         &self,
-        matrices: &Matrices<'_>,
+        matrices: &Matrices,
         blocks: &[u8],
         scales: &[u8],
         hints: Option<Hints<'_>>,
@@ -209,7 +204,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    fn packed_buffers(matrices: &Matrices<'_>, output: &Output<'a>) -> (Buffer, Buffer) {
+    fn packed_buffers(matrices: &Matrices, output: &Output<'a>) -> (Buffer, Buffer) {
         let blocks = matrices.inputs * matrices.outputs / BLOCK_ELEMENTS;
         (output.pool.take(blocks * BLOCK_BYTES), output.pool.take(blocks))
     }
@@ -236,25 +231,6 @@ fn round<T: Float>(values: &[T], rounded: &mut [bf16]) -> Result<(), ft_quant::E
     }
     let index = values.iter().position(|value| !bf16::from_f32(value.to_f32()).is_finite()).unwrap_or(0);
     Err(ft_quant::Error::NotFinite { index })
-}
-
-/// Index of the first NaN or infinity.
-fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<usize> {
-    // All ones in the exponent, which the upper bytes of a little-endian number hold.
-    let exponent = match dtype {
-        Dtype::Bf16 => 0x7f80_u16,
-        Dtype::F16 => 0x7c00,
-        Dtype::F32 => {
-            let is_not_finite = |word: &[u8; 4]| !f32::from_le_bytes(*word).is_finite();
-            return bytes.as_chunks::<4>().0.iter().position(is_not_finite);
-        }
-        _ => return None,
-    };
-    let is_not_finite = |half: &[u8; 2]| u16::from_le_bytes(*half) & exponent == exponent;
-    let halves = bytes.as_chunks::<2>().0;
-    // Without a branch for each element this goes at the speed of memory.
-    let any = halves.iter().fold(false, |any, half| any | is_not_finite(half));
-    any.then(|| halves.iter().position(is_not_finite)).flatten()
 }
 
 /// What can go wrong with an expert, before it is known where it is.
@@ -285,16 +261,17 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    fn at(self, source: &Checkpoint, matrices: &Matrices<'_>, expert: usize) -> Error {
+    fn at(self, source: &Checkpoint, matrices: &Matrices, expert: usize) -> Error {
         let error = match self {
             Self::Other(error) => return error,
             Self::Values(error) => error,
         };
         let name = matrices.projection.tensor_name(matrices.layer);
-        match matrices.weights {
-            ExpertWeights::Float(_) => Error::Unpackable { path: source.file_of(&name).to_owned(), tensor: name, expert, source: error },
-            ExpertWeights::Mxfp4 { scales, .. } => {
-                Error::Packed { path: source.file_of(scales.name).to_owned(), tensor: scales.name.to_owned(), expert, source: error }
+        match source.expert_storage() {
+            ExpertStorage::Float(_) => Error::Unpackable { path: source.file_of(&name).to_owned(), tensor: name, expert, source: error },
+            ExpertStorage::Mxfp4 => {
+                let tensor = format!("{name}_scales");
+                Error::Packed { path: source.file_of(&tensor).to_owned(), tensor, expert, source: error }
             }
         }
     }

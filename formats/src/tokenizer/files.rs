@@ -86,7 +86,8 @@ fn tokenizer_config() -> Value {
     })
 }
 
-fn listed_specials() -> impl Iterator<Item = u32> {
+/// The special tokens that the Hub's `tokenizer.json` lists.
+pub(crate) fn listed_specials() -> impl Iterator<Item = u32> {
     special::START_OF_TEXT..=special::LAST_LISTED
 }
 
@@ -118,7 +119,7 @@ fn write_tokenizer_json(tokenizer: &Tokenizer, file: &mut impl Write) -> io::Res
         ",\n\"model\": {{\"type\": \"BPE\", \"dropout\": null, \"unk_token\": null, \"continuing_subword_prefix\": null, \
          \"end_of_word_suffix\": null, \"fuse_unk\": false, \"byte_fallback\": false, \"ignore_merges\": true,\n\"vocab\": {{"
     )?;
-    let texts: Vec<String> = (0..ORDINARY_TOKENS as u32).map(|id| visible(tokenizer.token_bytes(id))).collect();
+    let texts: Vec<String> = (0..ORDINARY_TOKENS as u32).map(|id| visible(tokenizer.token_bytes(id).unwrap_or_default())).collect();
     for (id, text) in texts.iter().enumerate() {
         write!(file, "{}{}:{id}", if id == 0 { "\n" } else { ",\n" }, Value::from(text.as_str()))?;
     }
@@ -136,7 +137,7 @@ fn write_tokenizer_json(tokenizer: &Tokenizer, file: &mut impl Write) -> io::Res
 }
 
 /// The pairs of tokens that join to token `id`, ordered by left and right rank.
-fn merges_into(tokenizer: &Tokenizer, id: u32) -> Vec<(u32, u32)> {
+pub(crate) fn merges_into(tokenizer: &Tokenizer, id: u32) -> Vec<(u32, u32)> {
     let bytes = tokenizer.token_bytes(id).unwrap_or_default();
     let mut pairs: Vec<(u32, u32)> =
         (1..bytes.len()).filter_map(|cut| Some((tokenizer.token_id(&bytes[..cut])?, tokenizer.token_id(&bytes[cut..])?))).collect();
@@ -148,7 +149,7 @@ fn merges_into(tokenizer: &Tokenizer, id: u32) -> Vec<(u32, u32)> {
 ///
 /// Printable ASCII and Latin-1 stand for themselves; the 68 others follow one another from U+0100.
 /// Source: openai/gpt-2 `encoder.py` `bytes_to_unicode`.
-fn visible(bytes: Option<&[u8]>) -> String {
+pub(crate) fn visible(bytes: &[u8]) -> String {
     let character = |byte: u8| {
         let offset = match byte {
             b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => return char::from(byte),
@@ -158,7 +159,7 @@ fn visible(bytes: Option<&[u8]>) -> String {
         };
         char::from_u32(0x100 + u32::from(offset)).unwrap_or(char::REPLACEMENT_CHARACTER)
     };
-    bytes.unwrap_or_default().iter().copied().map(character).collect()
+    bytes.iter().copied().map(character).collect()
 }
 
 #[cfg(test)]
@@ -168,10 +169,10 @@ mod tests {
 
     #[test]
     fn the_alphabet_is_one_character_for_each_byte() {
-        let all: HashSet<String> = (0..=255_u8).map(|byte| visible(Some(&[byte]))).collect();
+        let all: HashSet<String> = (0..=255_u8).map(|byte| visible(&[byte])).collect();
         assert_eq!(all.len(), 256);
-        assert_eq!(visible(Some(b" a\n")), "\u{120}a\u{10a}");
-        assert_eq!(visible(Some(&[0xad])), "\u{143}");
+        assert_eq!(visible(b" a\n"), "\u{120}a\u{10a}");
+        assert_eq!(visible(&[0xad]), "\u{143}");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Lines of files as conversations.
 
+use std::path::Path;
+
 use ft_formats::harmony::Conversation;
 use serde_json::Value;
 
@@ -53,6 +55,19 @@ pub fn load_conversations(sources: &[String]) -> Result<Vec<LoadedConversation>,
             return Err(DataError::EmptySource { origin: origin.clone() });
         }
     }
+    Ok(conversations)
+}
+
+/// All conversations of a text, a JSON object in each line; errors place them in the file `name`.
+///
+/// # Errors
+/// The first line that is broken or not understood.
+pub fn conversations_of_text(name: &Path, text: &str) -> Result<Vec<LoadedConversation>, DataError> {
+    let mut conversations = Vec::new();
+    source::for_each_line_of(text.as_bytes(), name, |place, value| {
+        conversations.push(read_line(place, &value)?);
+        Ok(())
+    })?;
     Ok(conversations)
 }
 

@@ -62,12 +62,21 @@ fn extension(path: &Path) -> String {
 }
 
 /// Calls `visit` with the JSON value of each line of `path` that is not blank.
-pub(super) fn for_each_line(path: &Path, mut visit: impl FnMut(Place, Value) -> Result<(), DataError>) -> Result<(), DataError> {
+pub(super) fn for_each_line(path: &Path, visit: impl FnMut(Place, Value) -> Result<(), DataError>) -> Result<(), DataError> {
     let extension = extension(path);
     if UNSUPPORTED_EXTENSIONS.contains(&extension.as_str()) {
         return Err(DataError::UnsupportedFormat { path: path.to_owned(), extension });
     }
-    let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(|error| DataError::read(path, error))?);
+    let file = File::open(path).map_err(|error| DataError::read(path, error))?;
+    for_each_line_of(BufReader::with_capacity(1 << 20, file), path, visit)
+}
+
+/// Calls `visit` with the JSON value of each line that is not blank; places are in `path`.
+pub(super) fn for_each_line_of(
+    mut reader: impl BufRead,
+    path: &Path,
+    mut visit: impl FnMut(Place, Value) -> Result<(), DataError>,
+) -> Result<(), DataError> {
     let mut bytes = Vec::new();
     for line in 1.. {
         bytes.clear();

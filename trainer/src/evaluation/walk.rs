@@ -6,17 +6,17 @@ use std::path::Path;
 
 use tch::{Device, Kind, Tensor};
 
+use super::layers::EvaluatedModel;
 use super::routing::{AgreementCounts, RouterChoices};
 use super::tokens::{NotFinite, TokenFigures, figures};
 use crate::data::{Sample, pack};
 use crate::error::{Error, Result};
 use crate::loss::Batch;
-use crate::model::Transformer;
 use crate::model::linear::{Linear, LowRank};
 use crate::torch::ops::{cast, index_select, narrow, to_device, to_i64_vec, without_graph};
 
-/// Tokens of a pass, unless a single sample is longer.
-const PASS_TOKENS: usize = 4096;
+/// Tokens that run together, unless a single sample is longer.
+pub const PASS_TOKENS: usize = 4096;
 
 /// Elements of the logits of one model that exist at a time.
 const CHUNK_ELEMENTS: usize = 32 << 20;
@@ -48,16 +48,22 @@ impl<'a> Corpus<'a> {
         pass.iter().map(|&index| &self.samples[index])
     }
 
-    /// Runs `model` and gives each pass to `each`, then the tokens done so far to `progress`.
-    fn run(&self, model: &Transformer, progress: &mut dyn FnMut(usize), mut each: impl FnMut(usize, Pass) -> Result<()>) -> Result<()> {
+    /// Runs `model` and gives each pass to `each`; `progress` is called with the tokens done so far.
+    fn run(
+        &self,
+        model: &EvaluatedModel<'_>,
+        progress: &mut dyn FnMut(usize),
+        mut each: impl FnMut(usize, Pass) -> Result<()>,
+    ) -> Result<()> {
         let mut done = 0;
         progress(done);
         for (index, pass) in self.passes.iter().enumerate() {
-            let batch = Batch::new(self.of_pass(pass), model)?;
-            let (hidden_td, routings) = model.hidden_with_routing(&batch.tokens)?;
+            let count = self.of_pass(pass).map(|sample| sample.ids.len()).sum::<usize>();
+            let batch = Batch::new(self.of_pass(pass), model.frame())?;
+            let (hidden_td, routings) = model.hidden_with_routing(&batch.tokens, &mut |layer, all| progress(done + count * layer / all))?;
             let choices = RouterChoices::of(&routings, &to_i64_vec(&batch.trained_rows_n)?);
             each(index, Pass { hidden_nd: index_select(&hidden_td, 0, &batch.trained_rows_n)?, targets_n: batch.targets_n, choices })?;
-            done += self.of_pass(pass).map(|sample| sample.ids.len()).sum::<usize>();
+            done += count;
             progress(done);
         }
         Ok(())
@@ -96,14 +102,14 @@ pub(super) struct Reference<'a> {
 
 impl<'a> Reference<'a> {
     /// Runs the reference and lets go of all of it but the head.
-    pub(super) fn run(path: &'a Path, model: Transformer, corpus: &Corpus<'_>, progress: &mut dyn FnMut(usize)) -> Result<Self> {
+    pub(super) fn run(path: &'a Path, model: EvaluatedModel<'_>, corpus: &Corpus<'_>, progress: &mut dyn FnMut(usize)) -> Result<Self> {
         without_graph(|| {
             let mut passes = Vec::new();
             corpus.run(&model, progress, |_, pass| {
                 passes.push((to_device(&pass.hidden_nd, Device::Cpu)?, pass.choices));
                 Ok(())
             })?;
-            Ok(Self { path, passes, head: in_f32(&model.head)? })
+            Ok(Self { path, passes, head: in_f32(&model.frame().head)? })
         })
     }
 }
@@ -112,14 +118,14 @@ impl<'a> Reference<'a> {
 /// agreement of the routers, where `routers_compare`.
 pub(super) fn run_model(
     path: &Path,
-    model: &Transformer,
+    model: &EvaluatedModel<'_>,
     reference: Option<&Reference<'_>>,
     routers_compare: bool,
     corpus: &Corpus<'_>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<(Vec<TokenFigures>, AgreementCounts)> {
     without_graph(|| {
-        let head = in_f32(&model.head)?;
+        let head = in_f32(&model.frame().head)?;
         let mut tokens = Vec::new();
         let mut agreement = AgreementCounts::default();
         corpus.run(model, progress, |index, pass| {
@@ -179,6 +185,7 @@ mod tests {
 
     use super::*;
     use crate::data::{SampleOrigin, TrainedTokens};
+    use crate::model::Transformer;
     use crate::model::weights::{Placement, load};
 
     fn model(seed: u64, kind: Kind) -> Transformer {
@@ -203,6 +210,10 @@ mod tests {
         load(&Checkpoint::open(&path).unwrap(), Placement::uniform(kind, Device::Cpu), &mut |_| {}).unwrap()
     }
 
+    fn whole(seed: u64, kind: Kind) -> EvaluatedModel<'static> {
+        EvaluatedModel::whole(model(seed, kind))
+    }
+
     fn samples() -> Vec<Sample> {
         [50u32, 3, 31, 20]
             .into_iter()
@@ -225,10 +236,10 @@ mod tests {
     /// Figures against a reference, by the line of their sample.
     fn compared(samples: &[Sample], pass_tokens: usize, kind: Kind) -> (Vec<TokenFigures>, AgreementCounts) {
         let corpus = Corpus::with_passes_of(samples, pass_tokens);
-        let reference = Reference::run(Path::new("r"), model(3, kind), &corpus, &mut |_| {}).unwrap();
+        let reference = Reference::run(Path::new("r"), whole(3, kind), &corpus, &mut |_| {}).unwrap();
         let mut done = 0;
         let (tokens, agreement) =
-            run_model(Path::new("m"), &model(4, kind), Some(&reference), true, &corpus, &mut |tokens| done = tokens).unwrap();
+            run_model(Path::new("m"), &whole(4, kind), Some(&reference), true, &corpus, &mut |tokens| done = tokens).unwrap();
         assert_eq!(done, samples.iter().map(|sample| sample.ids.len()).sum::<usize>());
         let lines = corpus.in_order().flat_map(|sample| std::iter::repeat_n(sample.origin.line, sample.trained.total()));
         let mut placed: Vec<(usize, TokenFigures)> = lines.zip(tokens).collect();
@@ -253,12 +264,33 @@ mod tests {
     }
 
     #[test]
+    fn layer_by_layer_nothing_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let config = Config { vocab_size: 517, ..Config::nano() };
+        write_random_model(&path, &config, ExpertStorage::Mxfp4, 8, &mut |_, _| {}).unwrap();
+        let (checkpoint, placement) = (Checkpoint::open(&path).unwrap(), Placement::uniform(Kind::Float, Device::Cpu));
+        let samples = samples();
+        let corpus = Corpus::with_passes_of(&samples, 60);
+        let run = |model: &EvaluatedModel<'_>| {
+            let mut seen = Vec::new();
+            let (tokens, _) = run_model(&path, model, None, true, &corpus, &mut |tokens| seen.push(tokens)).unwrap();
+            assert!(seen.is_sorted() && seen.last() == Some(&104), "{seen:?}");
+            (tokens, seen.len())
+        };
+        let (whole, few) = run(&EvaluatedModel::whole(load(&checkpoint, placement, &mut |_| {}).unwrap()));
+        let (by_layer, many) = run(&EvaluatedModel::by_layer(&checkpoint, placement).unwrap());
+        assert_eq!(whole, by_layer);
+        assert_eq!(many, few + corpus.passes.len() * config.num_hidden_layers);
+    }
+
+    #[test]
     fn a_model_equals_itself_in_every_type() {
         let samples = samples();
         let corpus = Corpus::new(&samples);
         for kind in [Kind::Float, Kind::BFloat16] {
-            let reference = Reference::run(Path::new("r"), model(5, kind), &corpus, &mut |_| {}).unwrap();
-            let (tokens, agreement) = run_model(Path::new("m"), &model(5, kind), Some(&reference), true, &corpus, &mut |_| {}).unwrap();
+            let reference = Reference::run(Path::new("r"), whole(5, kind), &corpus, &mut |_| {}).unwrap();
+            let (tokens, agreement) = run_model(Path::new("m"), &whole(5, kind), Some(&reference), true, &corpus, &mut |_| {}).unwrap();
             for token in tokens {
                 let against = token.against.unwrap();
                 assert_eq!((against.kl_divergence, against.reference_loss, against.has_same_top), (0.0, token.loss, true));
@@ -273,10 +305,11 @@ mod tests {
         let corpus = Corpus::new(&samples);
         let mut spoiled = model(6, Kind::Float);
         spoiled.head.weight = cast(&(&spoiled.head.weight * 1e38), Kind::Float).unwrap();
+        let spoiled = EvaluatedModel::whole(spoiled);
         let error = run_model(Path::new("models/m"), &spoiled, None, true, &corpus, &mut |_| {}).unwrap_err();
         assert_eq!(error.to_string(), "models/m gives a logit that is not a finite number for d.jsonl:1");
         let reference = Reference::run(Path::new("models/r"), spoiled, &corpus, &mut |_| {}).unwrap();
-        let good = model(6, Kind::Float);
+        let good = whole(6, Kind::Float);
         let error = run_model(Path::new("models/m"), &good, Some(&reference), true, &corpus, &mut |_| {}).unwrap_err();
         assert!(error.to_string().starts_with("models/r gives"), "{error}");
         assert_eq!(corpus.place(0, 34), "d.jsonl:3");

@@ -72,11 +72,23 @@ impl Transformer {
     /// # Errors
     /// Those of [`Transformer::hidden`].
     pub fn hidden_with_routing(&self, tokens: &PackedTokens) -> Result<(Tensor, Vec<Routing>)> {
+        self.hidden_through(tokens, self.blocks.iter().map(|block| Ok(Arc::clone(block))))
+    }
+
+    /// The same through layers from elsewhere, of which no more than one has to be in memory.
+    ///
+    /// # Errors
+    /// Those of [`Transformer::hidden`] and of `blocks`.
+    pub fn hidden_through(
+        &self,
+        tokens: &PackedTokens,
+        blocks: impl IntoIterator<Item = Result<Arc<Block>>>,
+    ) -> Result<(Tensor, Vec<Routing>)> {
         let rotation = self.rope.rotation(&tokens.positions_t)?;
         let mut hidden_td = self.embed(tokens)?;
-        let mut routings = Vec::with_capacity(self.blocks.len());
-        for block in &self.blocks {
-            let (next_td, routing) = block.forward_with_routing(&hidden_td, &rotation, &tokens.spans, None)?;
+        let mut routings = Vec::new();
+        for block in blocks {
+            let (next_td, routing) = block?.forward_with_routing(&hidden_td, &rotation, &tokens.spans, None)?;
             hidden_td = next_td;
             routings.push(routing);
         }

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use ft_formats::checkpoint::{Checkpoint, Config, ExpertWeights, LayerType, Projection};
+use ft_formats::checkpoint::{Checkpoint, CheckpointTensor, Config, ExpertMatrix, ExpertStorage, LayerType, Projection};
 use ft_formats::dtype::Dtype;
-use ft_formats::safetensors::TensorView;
 use tch::{Device, Kind, Tensor};
 
 use super::attention::Attention;
@@ -53,22 +52,37 @@ impl From<TrainingDtype> for Kind {
 /// # Errors
 /// Those of the checkpoint's reader, [`Error::NotFiniteWeight`], or [`Error::Torch`] out of memory.
 pub fn load(checkpoint: &Checkpoint, placement: Placement, progress: &mut dyn FnMut(u64)) -> Result<Transformer> {
+    let mut model = load_frame(checkpoint, placement, progress)?;
+    let layers = 0..checkpoint.config().num_hidden_layers;
+    model.blocks = layers.map(|layer| load_layer(checkpoint, placement, layer, progress)).collect::<Result<_>>()?;
+    Ok(model)
+}
+
+/// Reads all of the model but its layers, for those who read them one by one.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_frame(checkpoint: &Checkpoint, placement: Placement, progress: &mut dyn FnMut(u64)) -> Result<Transformer> {
     let config = checkpoint.config();
     let mut reader = Reader { checkpoint, placement, progress };
-    let embedding = reader.tensor("model.embed_tokens.weight")?;
-    let blocks = (0..config.num_hidden_layers).map(|layer| reader.block(layer).map(Arc::new)).collect::<Result<_>>()?;
-    let norm = RmsNorm { weight: reader.tensor("model.norm.weight")?, epsilon: config.rms_norm_eps };
-    let head = Linear { weight: reader.tensor("lm_head.weight")?, bias: None, update: None };
     Ok(Transformer {
-        embedding,
-        blocks,
-        norm,
-        head,
+        embedding: reader.tensor("model.embed_tokens.weight")?,
+        blocks: Vec::new(),
+        norm: RmsNorm { weight: reader.tensor("model.norm.weight")?, epsilon: config.rms_norm_eps },
+        head: Linear { weight: reader.tensor("lm_head.weight")?, bias: None, update: None },
         rope: Rope::new(config, placement.device)?,
         kind: placement.activations,
         device: placement.device,
         num_positions: config.max_position_embeddings,
     })
+}
+
+/// Reads layer number `layer`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_layer(checkpoint: &Checkpoint, placement: Placement, layer: usize, progress: &mut dyn FnMut(u64)) -> Result<Arc<Block>> {
+    Reader { checkpoint, placement, progress }.block(layer).map(Arc::new)
 }
 
 struct Reader<'a> {
@@ -119,53 +133,46 @@ impl Reader<'_> {
     }
 
     fn tensor(&mut self, name: &str) -> Result<Tensor> {
-        let view = self.checkpoint.tensor(name)?;
-        self.place(&view)
+        let tensor = self.checkpoint.tensor(name)?;
+        self.place(&tensor)
     }
 
     fn experts(&mut self, layer: usize, projection: Projection, name: &str) -> Result<ExpertProjection> {
-        let weight_eio = match self.checkpoint.experts(layer, projection)? {
-            ExpertWeights::Float(view) => self.place(&view)?,
-            ExpertWeights::Mxfp4 { .. } => self.unpacked(layer, projection, name)?,
-        };
+        // What is mapped is read at once, all else an expert at a time.
+        let is_mapped = matches!(self.checkpoint.expert_storage(), ExpertStorage::Float(_)) && self.checkpoint.gguf().is_none();
+        let weight_eio = if is_mapped { self.tensor(name)? } else { self.expert_by_expert(layer, projection, name)? };
         Ok(ExpertProjection { weight_eio, bias_eo: self.tensor(&format!("{name}_bias"))?, update: None })
     }
 
-    /// MXFP4 experts in the layout of a bf16 checkpoint, one expert at a time.
-    fn unpacked(&mut self, layer: usize, projection: Projection, name: &str) -> Result<Tensor> {
+    /// The experts in the layout of a bf16 checkpoint, one at a time.
+    fn expert_by_expert(&mut self, layer: usize, projection: Projection, name: &str) -> Result<Tensor> {
         let config = self.config();
-        let (width, inner) = (config.hidden_size, config.intermediate_size);
-        let (input, output) = match projection {
-            Projection::GateUp => (width, 2 * inner),
-            Projection::Down => (inner, width),
-        };
+        let [input, output] = projection.dims(config);
         let shape = [config.num_local_experts, input, output].map(dimension);
         let weight_eio = empty(&shape, self.placement.weights, self.placement.device)?;
         for expert in 0..config.num_local_experts {
-            let values = self.checkpoint.unpack_expert(layer, projection, expert)?;
-            let bytes: &[u8] = bytemuck::cast_slice(&values);
-            Tensor::f_from_data_size(bytes, &shape[1..], Kind::BFloat16)
-                .and_then(|unpacked| weight_eio.f_select(0, dimension(expert))?.f_copy_(&unpacked))
-                .named("load", &[&weight_eio])?;
-            (self.progress)(bytes.len() as u64 * 17 / 64);
+            let (tensor, bytes) = match self.checkpoint.expert(layer, projection, expert)? {
+                ExpertMatrix::Float { dtype, values } => (Tensor::f_from_data_size(&values, &shape[1..], kind(dtype)), values.len()),
+                ExpertMatrix::Mxfp4 { blocks, scales } => {
+                    let values = self.checkpoint.unpack_expert(layer, projection, expert)?;
+                    (Tensor::f_from_data_size(bytemuck::cast_slice(&values), &shape[1..], Kind::BFloat16), blocks.len() + scales.len())
+                }
+            };
+            tensor.and_then(|tensor| weight_eio.f_select(0, dimension(expert))?.f_copy_(&tensor)).named("load", &[&weight_eio])?;
+            (self.progress)(bytes as u64);
         }
         self.check_finite(&weight_eio, name)?;
         Ok(weight_eio)
     }
 
-    fn place(&mut self, view: &TensorView<'_>) -> Result<Tensor> {
-        let kind = match view.dtype {
-            Dtype::F32 => Kind::Float,
-            Dtype::F16 => Kind::Half,
-            _ => Kind::BFloat16,
-        };
-        let shape: Vec<i64> = view.shape.iter().map(|&dim| dimension(dim)).collect();
-        let tensor = Tensor::f_from_data_size(view.bytes, &shape, kind)
+    fn place(&mut self, stored: &CheckpointTensor<'_>) -> Result<Tensor> {
+        let shape: Vec<i64> = stored.shape.iter().map(|&dim| dimension(dim)).collect();
+        let tensor = Tensor::f_from_data_size(&stored.bytes, &shape, kind(stored.dtype))
             .and_then(|tensor| tensor.f_to_device(self.placement.device))
             .and_then(|tensor| tensor.f_to_kind(self.placement.weights))
             .named("load", &[])?;
-        (self.progress)(view.bytes.len() as u64);
-        self.check_finite(&tensor, view.name)?;
+        (self.progress)(stored.bytes.len() as u64);
+        self.check_finite(&tensor, stored.name)?;
         Ok(tensor)
     }
 
@@ -176,6 +183,14 @@ impl Reader<'_> {
             return Ok(());
         }
         Err(Error::NotFiniteWeight { tensor: name.to_owned(), path: self.checkpoint.path().to_path_buf() })
+    }
+}
+
+fn kind(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::F32 => Kind::Float,
+        Dtype::F16 => Kind::Half,
+        _ => Kind::BFloat16,
     }
 }
 

@@ -26,7 +26,7 @@ pub fn write_model(path: &Path, base: &Checkpoint, trainables: &[Trainable], kin
             trainables.iter().find(|trainable| trainable.name == name).ok_or_else(|| Error::MissingWeight { tensor: name.clone() })?;
         writer.write(&name, &bytes(&trainable.tensor, kind)?)?;
     }
-    writer.copy_companions(base.path())?;
+    writer.copy_companions(base)?;
     writer.finish()?;
     Ok(())
 }

@@ -222,7 +222,7 @@ pub fn identity(recipe: &Recipe, checkpoint: &Checkpoint, samples: &Samples) -> 
     model.update(checkpoint.config().to_json().to_string().as_bytes());
     model.update(&checkpoint.total_bytes().to_le_bytes());
     let sample = checkpoint.tensor("model.layers.0.self_attn.q_proj.weight")?;
-    model.update(sample.bytes);
+    model.update(&sample.bytes);
     Ok(Identity {
         recipe: blake3::hash(text.as_bytes()).to_hex().to_string(),
         model: model.finalize().to_hex().to_string(),

@@ -39,6 +39,7 @@ pub struct TrainOptions {
 pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<TrainOutcome> {
     let started = Instant::now();
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
+    checkpoint.check_vocabulary()?;
     let samples = session::read_samples(recipe)?;
     let plan = plan::report(recipe, &checkpoint, &samples)?;
     plan.check_fits()?;
@@ -273,6 +274,7 @@ fn origins<'a>(samples: impl Iterator<Item = &'a Sample>) -> String {
 /// Anything wrong with recipe, model or data.
 pub fn plan_of(recipe: &Recipe) -> Result<PlanReport> {
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
+    checkpoint.check_vocabulary()?;
     let samples = session::read_samples(recipe)?;
     plan::report(recipe, &checkpoint, &samples)
 }

@@ -92,14 +92,14 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// The header of a file that holds `metadata` and `tensors`. Source: the GGUF specification, "File Structure".
-    pub(super) fn new(metadata: &[(String, Value)], tensors: &[GgufSpec], alignment: u64) -> Result<Self> {
+    /// The header of a file that holds `metadata`, one list after the other, and `tensors`. Source: the GGUF specification, "File Structure".
+    pub(super) fn new(metadata: &[&[(String, Value)]], tensors: &[GgufSpec], alignment: u64) -> Result<Self> {
         let mut bytes = Vec::new();
         bytes.extend(MAGIC);
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend((tensors.len() as u64).to_le_bytes());
-        bytes.extend((metadata.len() as u64).to_le_bytes());
-        for (key, value) in metadata {
+        bytes.extend((metadata.iter().map(|keys| keys.len()).sum::<usize>() as u64).to_le_bytes());
+        for (key, value) in metadata.iter().copied().flatten() {
             put_string(&mut bytes, key);
             bytes.extend(value.value_type().number().to_le_bytes());
             put_value(&mut bytes, value);
