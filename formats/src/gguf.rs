@@ -2,7 +2,8 @@
 //!
 //! `value` and `tensor_type` are what a file is made of, `header` and `reader` read it, `writer` writes it. `names`, `metadata` and
 //! `vocabulary` are a model of the architecture `gpt-oss` in its terms; `export` makes a file of a checkpoint, with the types that `target`
-//! or `mix` chooses, and `adapter` one of an adapter. The reader accepts what the specification allows and llama.cpp writes, and nothing else.
+//! or `mix` chooses, and `adapter` one of an adapter. The reader accepts what the specification allows and llama.cpp writes, and nothing
+//! else.
 //!
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
