@@ -2,7 +2,8 @@
 //!
 //! `value` and `tensor_type` are what a file is made of, `header` and `reader` read it, `writer` writes it. `names`, `metadata` and
 //! `vocabulary` are a model of the architecture `gpt-oss` in its terms; `export` makes a file of a checkpoint, with the types that `target`
-//! chooses, and `adapter` one of an adapter. The reader accepts what the specification allows and llama.cpp writes, and nothing else.
+//! or `mix` chooses, and `adapter` one of an adapter. The reader accepts what the specification allows and llama.cpp writes, and nothing
+//! else.
 //!
 //! Source: the GGUF specification, <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; gguf 0.19.0 `constants.py`.
 
@@ -15,6 +16,7 @@ mod header;
 #[cfg(test)]
 mod malformed;
 mod metadata;
+mod mix;
 mod names;
 mod problem;
 mod reader;
@@ -31,6 +33,7 @@ pub use export::{ChooseType, ExportedGguf, GgufExport, GgufReport};
 pub use file_type::FileType;
 pub use header::{GgufEntry, GgufHeader};
 pub use metadata::{Metadata, model_metadata};
+pub use mix::{Mix, MixModel};
 pub use names::{ExpertRows, GgufTensor, Held, gguf_tensors};
 pub use problem::GgufProblem;
 pub use reader::{GgufFile, GgufView};

@@ -1,7 +1,8 @@
 """Rows and blocks with what ggml makes of them: `ggml.py OUT`.
 
-OUT gets `rows.f32`, rows of 2880 values, and `rows.json`, the name of each; for every type `TYPE.blocks`, those rows as
-`llama-quantize` stores them, `TYPE.values`, what ggml reads back, and `TYPE.valid`, a byte a row: whether ggml accepts the blocks.
+OUT gets `rows.f32`, values that are rows of 2880, or of 3840 for the K types, and `rows.json`, what each 57,600 of them are; for
+every type `TYPE.blocks`, those rows as `llama-quantize` stores them, `TYPE.values`, what ggml reads back, and `TYPE.valid`, a byte a
+row: whether ggml accepts the blocks.
 The same three for `TYPE.random`, rows of blocks of random bytes. ggml is the library that whisper.cpp's wheel carries, called as
 llama-quantize calls it: `ggml_quantize_chunk` without an importance matrix. On rows of common sizes the quantizers of the gguf
 package have to agree, for the types that it has.
@@ -17,10 +18,14 @@ import gguf
 import numpy as np
 
 COLUMNS = 2880
+K_COLUMNS = 3840
 BLOCK = 32
+K_BLOCK = 256
 ROWS = 20
-NAMES = {"q4_0": "Q4_0", "q5_0": "Q5_0", "q5_1": "Q5_1", "q8_0": "Q8_0", "iq4_nl": "IQ4_NL", "mxfp4": "MXFP4"}
+K_NAMES = {"q4_K": "Q4_K", "q5_K": "Q5_K", "q6_K": "Q6_K"}
+NAMES = {"q4_0": "Q4_0", "q5_0": "Q5_0", "q5_1": "Q5_1", "q8_0": "Q8_0", "iq4_nl": "IQ4_NL", "mxfp4": "MXFP4", **K_NAMES}
 TYPES = {name: gguf.GGMLQuantizationType[upper] for name, upper in NAMES.items()}
+HAS_NO_PACKER = {"iq4_nl", *K_NAMES}
 
 
 # ----------------------------------------------------------------------------------------------------------------- ggml
@@ -38,21 +43,25 @@ def pointer(array):
     return array.ctypes.data_as(ctypes.c_void_p)
 
 
+def columns(kind):
+    return K_COLUMNS if gguf.GGML_QUANT_SIZES[kind][0] == K_BLOCK else COLUMNS
+
+
 def bytes_per_row(kind):
     elements, size = gguf.GGML_QUANT_SIZES[kind]
-    return COLUMNS // elements * size
+    return columns(kind) // elements * size
 
 
 def quantize(library, kind, rows):
     blocks = np.zeros((len(rows), bytes_per_row(kind)), np.uint8)
-    counts = (ctypes.c_int64(0), ctypes.c_int64(len(rows)), ctypes.c_int64(COLUMNS))
+    counts = (ctypes.c_int64(0), ctypes.c_int64(len(rows)), ctypes.c_int64(columns(kind)))
     written = library.ggml_quantize_chunk(ctypes.c_int(kind), pointer(rows), pointer(blocks), *counts, None)
     assert written == blocks.nbytes, (kind, written)
     return blocks
 
 
 def dequantize(library, name, blocks):
-    values = np.zeros((len(blocks), COLUMNS), np.float32)
+    values = np.zeros((len(blocks), columns(TYPES[name])), np.float32)
     getattr(library, f"dequantize_row_{name}")(pointer(blocks), pointer(values), ctypes.c_int64(values.size))
     return values
 
@@ -85,6 +94,32 @@ def below_powers_of_two():
         top = np.uint32((k + 127) << 23)
         peaks += [(top - np.uint32(n)).view(np.float32) for n in (limit, limit + 1) if n or k < 128]
     return np.array(peaks, np.float32)
+
+
+def make_k_rows(random):
+    """Rows by name whose blocks of 256 have parts that differ: what they share is too coarse for some of them."""
+    blocks = (ROWS * COLUMNS // K_BLOCK, K_BLOCK)
+    normal = lambda shape: random.standard_normal(shape, np.float32)
+    sizes = lambda low, high, part: np.ldexp(np.float32(1), random.integers(low, high, (blocks[0], K_BLOCK // part))).repeat(part, axis=1)
+    made = {"parts of 16 of every size": normal(blocks) * sizes(-60, 30, 16), "parts of 32 a few steps apart": normal(blocks) * sizes(-8, 1, 32)}
+    made["sparse"] = np.where(random.random(blocks) < 0.02, normal(blocks), 0)
+    made["zero parts"] = np.where(random.random((blocks[0], 8)).repeat(32, axis=1) < 0.4, 0, normal(blocks))
+    ramp = np.arange(K_BLOCK, dtype=np.float32) - random.integers(-300, 300, (blocks[0], 1))
+    made["ramps"] = ramp * normal((blocks[0], 1))
+    made["ramps in parts"] = (ramp % random.choice([16, 32, 64], (blocks[0], 1))) * normal((blocks[0], 1))
+    # A minimum is a multiple of the largest one over 63, and may lie far from the part's values in units of the part's scale.
+    made["parts far from zero"] = normal((blocks[0], 8)).repeat(32, axis=1) * 100 + normal(blocks) * sizes(-30, 6, 32)
+    made["not above zero"] = -np.abs(normal(blocks)) - sizes(-4, 8, 32)
+    made["far above zero"] = np.abs(normal(blocks)) + sizes(-4, 8, 32)
+    made["two values"] = np.where(random.random(blocks) < 0.5, normal((blocks[0], 1)), normal((blocks[0], 1)))
+    made["one step of f32 apart"] = (normal((blocks[0], 1)).view(np.int32) + random.integers(0, 3, blocks, np.int32)).view(np.float32)
+    made["halves of a code"] = (random.integers(-64, 65, blocks) / np.float32(2)) * sizes(-8, 3, 32)
+    made["near the least scale"] = normal(blocks) * np.float32(1e-15) * sizes(-3, 4, 16)
+    made["subnormal"] = normal(blocks) * np.float32(1e-37) * sizes(-20, 1, 16)
+    with np.errstate(over="ignore"):
+        made["huge"] = np.nan_to_num(normal(blocks) * sizes(20, 129, 32), posinf=3e38, neginf=-3e38)
+        made["at the limits of f16"] = normal(blocks) * np.float32(65504) * sizes(0, 14, 32)
+    return made
 
 
 def make_rows(random):
@@ -125,6 +160,7 @@ def make_rows(random):
     powers[: len(peaks)] = peaks[:, None] * random.uniform(-1, 1, (len(peaks), BLOCK)).astype(np.float32)
     powers[np.arange(len(peaks)), random.integers(0, BLOCK, len(peaks))] = peaks
     made["below powers of two"] = powers
+    made |= make_k_rows(random)
     return {name: np.ascontiguousarray(rows.reshape(shape), np.float32) for name, rows in made.items()}
 
 
@@ -132,16 +168,18 @@ def make_rows(random):
 
 
 def random_blocks(random, kind):
-    size = gguf.GGML_QUANT_SIZES[kind][1]
-    blocks = random.integers(0, 256, (3 * ROWS, COLUMNS // BLOCK, size), np.uint8)
+    elements, size = gguf.GGML_QUANT_SIZES[kind]
+    blocks = random.integers(0, 256, (3 * ROWS, columns(kind) // elements, size), np.uint8)
     # Most scales are such as weights have; the rest are whatever the bytes say, NaN and infinity among them.
     common = slice(ROWS, None)
     if kind == gguf.GGMLQuantizationType.MXFP4:
         blocks[common, :, 0] = random.integers(0, 253, blocks[common, :, 0].shape)
         blocks[::7, 0, 0] = random.choice([253, 254, 255], blocks[::7, 0, 0].shape)
+    elif kind == gguf.GGMLQuantizationType.Q6_K:
+        blocks[common, :, 209] &= 0xBF
     else:
         blocks[common, :, 1] &= 0xBF
-    if kind == gguf.GGMLQuantizationType.Q5_1:
+    if kind.name in ("Q5_1", "Q4_K", "Q5_K"):
         blocks[common, :, 3] &= 0xBF
     return np.ascontiguousarray(blocks.reshape(3 * ROWS, -1))
 
@@ -157,14 +195,14 @@ def main(out):
     library = load()
     random = np.random.default_rng(2880)
     made = make_rows(random)
-    rows = np.concatenate(list(made.values()))
+    rows = np.concatenate(list(made.values())).reshape(-1, COLUMNS)
     assert np.isfinite(rows).all()
     rows.tofile(out / "rows.f32")
-    (out / "rows.json").write_text(json.dumps([name for name, some in made.items() for _ in some]))
+    (out / "rows.json").write_text(json.dumps(list(made)))
     for name, kind in TYPES.items():
-        blocks = quantize(library, kind, rows)
+        blocks = quantize(library, kind, rows.reshape(-1, columns(kind)))
         common = 3 * ROWS
-        if name != "iq4_nl":
+        if name not in HAS_NO_PACKER:
             assert (gguf.quants.quantize(rows[:common], kind) == blocks[:common]).all(), f"gguf and ggml differ on {name}"
         write(library, out, name, name, blocks)
         write(library, out, name, f"{name}.random", random_blocks(random, kind))

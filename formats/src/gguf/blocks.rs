@@ -17,7 +17,7 @@ impl TensorType {
         }
     }
 
-    /// The codec of a type of blocks; `None` for plain floats, and for a type that has none yet.
+    /// The codec of a type of blocks; `None` for plain floats.
     #[must_use]
     pub fn block_type(self) -> Option<Type> {
         match self {
@@ -25,9 +25,12 @@ impl TensorType {
             Self::Q5_0 => Some(Type::Q5_0),
             Self::Q5_1 => Some(Type::Q5_1),
             Self::Q8_0 => Some(Type::Q8_0),
+            Self::Q4K => Some(Type::Q4K),
+            Self::Q5K => Some(Type::Q5K),
+            Self::Q6K => Some(Type::Q6K),
             Self::Iq4Nl => Some(Type::Iq4Nl),
             Self::Mxfp4 => Some(Type::Mxfp4),
-            Self::F32 | Self::F16 | Self::Bf16 | Self::Q4K | Self::Q5K | Self::Q6K => None,
+            Self::F32 | Self::F16 | Self::Bf16 => None,
         }
     }
 }

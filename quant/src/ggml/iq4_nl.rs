@@ -68,7 +68,7 @@ fn best_scale(values: &[f32; BLOCK_ELEMENTS], peak: f32) -> f32 {
     scale
 }
 
-impl Block<BLOCK_BYTES> for Iq4Nl {
+impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Iq4Nl {
     #[inline(always)]
     fn quantize(values: &[f32; BLOCK_ELEMENTS], largest: f32, block: &mut [u8; BLOCK_BYTES]) {
         let scale = if largest < LEAST_PEAK { 0.0 } else { best_scale(values, block::peak(values, largest)) };
@@ -90,7 +90,7 @@ impl Block<BLOCK_BYTES> for Iq4Nl {
     fn dequantize(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_ELEMENTS]) {
         let scale = block::read_f16(block).to_f32();
         let levels = LEVELS.map(|level| level * scale);
-        let codes = nibbles::unpack(&block[2..]);
+        let codes: [u8; BLOCK_ELEMENTS] = nibbles::unpack(&block[2..]);
         for (value, code) in values.iter_mut().zip(codes) {
             *value = levels[usize::from(code & 0xf)];
         }

@@ -56,7 +56,7 @@ fn largest_code(scale: u8) -> u8 {
     }
 }
 
-impl Block<BLOCK_BYTES> for Mxfp4 {
+impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Mxfp4 {
     #[inline(always)]
     fn quantize(values: &[f32; BLOCK_ELEMENTS], largest: f32, block: &mut [u8; BLOCK_BYTES]) {
         let scale = scale_byte(largest);
@@ -77,7 +77,7 @@ impl Block<BLOCK_BYTES> for Mxfp4 {
         if scale == RESERVED {
             return Err(Error::ReservedScale { index });
         }
-        if scale > 252 && nibbles::unpack(&block[1..]).iter().any(|code| code & 7 > largest_code(scale)) {
+        if scale > 252 && nibbles::unpack::<BLOCK_ELEMENTS>(&block[1..]).iter().any(|code| code & 7 > largest_code(scale)) {
             return Err(Error::Overflow { index, scale });
         }
         Ok(())
@@ -87,7 +87,7 @@ impl Block<BLOCK_BYTES> for Mxfp4 {
     fn dequantize(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_ELEMENTS]) {
         let scale = half_scale(block[0]);
         let levels = DOUBLED.map(|doubled| doubled * scale);
-        let codes = nibbles::unpack(&block[1..]);
+        let codes: [u8; BLOCK_ELEMENTS] = nibbles::unpack(&block[1..]);
         for (value, code) in values.iter_mut().zip(codes) {
             *value = levels[usize::from(code & 0xf)];
         }

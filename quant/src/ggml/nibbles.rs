@@ -1,16 +1,16 @@
-//! Sixteen bytes of two codes each: element i in the low half of byte i, element i + 16 in the high half.
+//! Bytes of two codes each: of n elements, element i in the low half of byte i, element i + n / 2 in the high half.
 //!
 //! Source: ggml `ggml-quants.c`, `dequantize_row_q4_0` and its like.
 
 use super::block::BLOCK_ELEMENTS;
 
-/// Bytes of a block's codes, two elements a byte.
+/// Bytes of the codes of a block of 32, two elements a byte.
 pub(super) const BYTES: usize = BLOCK_ELEMENTS / 2;
 
 /// Writes the low halves of `codes`.
 #[inline(always)]
-pub(super) fn pack(codes: &[u8; BLOCK_ELEMENTS], bytes: &mut [u8]) {
-    let (low, high) = codes.split_at(BYTES);
+pub(super) fn pack<const ELEMENTS: usize>(codes: &[u8; ELEMENTS], bytes: &mut [u8]) {
+    let (low, high) = codes.split_at(ELEMENTS / 2);
     for (byte, (low, high)) in bytes.iter_mut().zip(low.iter().zip(high)) {
         *byte = low & 0xf | high << 4;
     }
@@ -18,9 +18,9 @@ pub(super) fn pack(codes: &[u8; BLOCK_ELEMENTS], bytes: &mut [u8]) {
 
 /// The code of each element, 0..16.
 #[inline(always)]
-pub(super) fn unpack(bytes: &[u8]) -> [u8; BLOCK_ELEMENTS] {
-    let mut codes = [0; BLOCK_ELEMENTS];
-    let (low, high) = codes.split_at_mut(BYTES);
+pub(super) fn unpack<const ELEMENTS: usize>(bytes: &[u8]) -> [u8; ELEMENTS] {
+    let mut codes = [0; ELEMENTS];
+    let (low, high) = codes.split_at_mut(ELEMENTS / 2);
     for (byte, (low, high)) in bytes.iter().zip(low.iter_mut().zip(high)) {
         *low = byte & 0xf;
         *high = byte >> 4;
@@ -43,7 +43,7 @@ pub(super) fn fifth_bits(codes: &[u8; BLOCK_ELEMENTS]) -> u32 {
 /// The codes of [`unpack`] with bit i of `fifth_bits` as bit 4 of code i.
 #[inline(always)]
 pub(super) fn unpack_with_fifth_bits(bytes: &[u8], fifth_bits: u32) -> [u8; BLOCK_ELEMENTS] {
-    let mut codes = unpack(bytes);
+    let mut codes: [u8; BLOCK_ELEMENTS] = unpack(bytes);
     for (index, code) in (0..).zip(&mut codes) {
         *code |= ((fifth_bits >> index & 1) as u8) << 4;
     }
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn the_first_half_of_the_elements_is_low() {
-        let codes = std::array::from_fn(|index| index as u8);
+        let codes: [u8; BLOCK_ELEMENTS] = std::array::from_fn(|index| index as u8);
         let mut bytes = [0; BYTES];
         pack(&codes, &mut bytes);
         assert_eq!(bytes[..3], [0x00, 0x11, 0x22]);

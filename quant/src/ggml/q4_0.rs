@@ -13,7 +13,7 @@ const LOWEST: i8 = -8;
 
 pub(super) struct Q4_0;
 
-impl Block<BLOCK_BYTES> for Q4_0 {
+impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Q4_0 {
     #[inline(always)]
     fn quantize(values: &[f32; BLOCK_ELEMENTS], largest: f32, block: &mut [u8; BLOCK_BYTES]) {
         let scale = block::peak(values, largest) / f32::from(LOWEST);
@@ -37,7 +37,7 @@ impl Block<BLOCK_BYTES> for Q4_0 {
     #[inline(always)]
     fn dequantize(block: &[u8; BLOCK_BYTES], values: &mut [f32; BLOCK_ELEMENTS]) {
         let scale = block::read_f16(block).to_f32();
-        let codes = nibbles::unpack(&block[2..]);
+        let codes: [u8; BLOCK_ELEMENTS] = nibbles::unpack(&block[2..]);
         for (value, code) in values.iter_mut().zip(codes) {
             *value = f32::from(code.cast_signed() + LOWEST) * scale;
         }

@@ -13,7 +13,7 @@ const LOWEST: i8 = -16;
 
 pub(super) struct Q5_0;
 
-impl Block<BLOCK_BYTES> for Q5_0 {
+impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Q5_0 {
     #[inline(always)]
     fn quantize(values: &[f32; BLOCK_ELEMENTS], largest: f32, block: &mut [u8; BLOCK_BYTES]) {
         let scale = block::peak(values, largest) / f32::from(LOWEST);

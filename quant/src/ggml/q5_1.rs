@@ -32,7 +32,7 @@ fn bounds(values: &[f32; BLOCK_ELEMENTS], largest: f32) -> (f32, f32) {
     if other < peak { (other, peak) } else { (peak, other) }
 }
 
-impl Block<BLOCK_BYTES> for Q5_1 {
+impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Q5_1 {
     #[inline(always)]
     fn quantize(values: &[f32; BLOCK_ELEMENTS], largest: f32, block: &mut [u8; BLOCK_BYTES]) {
         let (smallest, largest) = bounds(values, largest);

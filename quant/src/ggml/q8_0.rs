@@ -21,7 +21,7 @@ fn round(value: f32) -> i8 {
     if value < 0.0 { magnitude.wrapping_neg() } else { magnitude }
 }
 
-impl Block<BLOCK_BYTES> for Q8_0 {
+impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Q8_0 {
     #[inline(always)]
     fn quantize(values: &[f32; BLOCK_ELEMENTS], largest: f32, block: &mut [u8; BLOCK_BYTES]) {
         let scale = largest / LARGEST_CODE;

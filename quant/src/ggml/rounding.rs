@@ -6,12 +6,23 @@ use half::f16;
 /// 2^23: from here on f32 has no fractions, and the lower bits of a sum with it are the integer.
 const NO_FRACTIONS: f32 = 8_388_608.0;
 
+/// 1.5 * 2^23: the lower bits of a sum with it are the nearest integer beside 2^22, ties to even.
+const NO_FRACTIONS_OF_EITHER_SIGN: f32 = 12_582_912.0;
+
 /// The integer part of a number from 0 to 255 that is not negative; some byte for any other.
 #[inline(always)]
 pub(super) fn floor(value: f32) -> u8 {
     let sum = value + NO_FRACTIONS;
     let rounded_up = sum - NO_FRACTIONS > value;
     (sum.to_bits() - u32::from(rounded_up)) as u8
+}
+
+/// The nearest integer to a number of magnitude below 2^22, ties to even; for any other some integer of that magnitude, and 0 for NaN.
+///
+/// Which integer that is shows in what ggml stores. Source: ggml `ggml-quants.c`, `nearest_int`.
+#[inline(always)]
+pub(super) fn nearest(value: f32) -> i32 {
+    ((value + NO_FRACTIONS_OF_EITHER_SIGN).to_bits() & 0x7f_ffff).cast_signed() - 0x40_0000
 }
 
 /// The nearest f16, ties to even: an infinity for what is too large.
@@ -40,6 +51,19 @@ mod tests {
                 assert_eq!(floor(value), value as u8, "{value}");
             }
         }
+    }
+
+    #[test]
+    fn nearest_is_that_of_the_standard_library_and_wraps_like_ggml() {
+        for quarter in -1000..=1000_i16 {
+            let value = f32::from(quarter) / 4.0;
+            for value in [value.next_down(), value, value.next_up()] {
+                assert_eq!(nearest(value), value.round_ties_even() as i32, "{value}");
+            }
+        }
+        assert_eq!([4_194_303.0, -4_194_304.0].map(nearest), [4_194_303, -4_194_304]);
+        let outside = [4_194_304.0, f32::INFINITY, f32::NEG_INFINITY, f32::INFINITY - f32::INFINITY];
+        assert_eq!(outside.map(nearest), [-4_194_304, -4_194_304, -4_194_304, 0]);
     }
 
     /// Every f16, what lies half-way to the next, and the neighbours of both.
