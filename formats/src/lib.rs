@@ -8,6 +8,8 @@
 pub mod checkpoint;
 pub mod dtype;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gguf;
 pub mod harmony;
 mod json;
