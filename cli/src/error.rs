@@ -21,7 +21,7 @@ pub(crate) enum Error {
     Input { source: io::Error },
     #[error("there is nothing at {}", path.display())]
     Nothing { path: PathBuf },
-    #[error("{} is neither a model, an adapter, a run, nor a safetensors file", path.display())]
+    #[error("{} is neither a model, an adapter, a run, nor a GGUF or safetensors file", path.display())]
     Unrecognised { path: PathBuf },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },

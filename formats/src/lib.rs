@@ -10,6 +10,8 @@ pub mod checkpoint;
 pub mod comparison;
 pub mod dtype;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gguf;
 pub mod harmony;
 mod json;

@@ -37,7 +37,7 @@ printed all the same, but no report is written (one that was there stays as it i
 JSON: {\"version\": 1, \"loss\", \"perplexity\", \"token_accuracy\", \"counted_tokens\", \"channels\", ...,
 \"comparison\": {\"kl_divergence\": {\"mean\", \"standard_error\", \"maximum\", \"p99_9\", ...}, ...}}")]
 pub(crate) struct Arguments {
-    /// The model directory
+    /// The model: a directory, or a GGUF file
     model: PathBuf,
     /// Files, folders or patterns of conversations
     #[arg(long, required = true, num_args = 1.., value_name = "FILE")]

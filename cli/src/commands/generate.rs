@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
 /// The model, and how it answers.
 #[derive(Debug, Args)]
 pub(crate) struct ModelArguments {
-    /// The model directory
+    /// The model: a directory, or a GGUF file
     pub(crate) model: PathBuf,
     /// An adapter on top of it
     #[arg(long)]

@@ -23,7 +23,7 @@ use crate::terminal::Terminal;
   ft logits models/nano --tokens tokens.json --output logits.safetensors
   ft logits models/nano --adapter runs/quickstart/adapter --tokens tokens.json --output logits.safetensors --dtype bf16")]
 pub(crate) struct Arguments {
-    /// The model directory
+    /// The model: a directory, or a GGUF file
     model: PathBuf,
     /// JSON: an array of ids, or of such arrays
     #[arg(long)]

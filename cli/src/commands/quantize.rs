@@ -44,7 +44,7 @@ Exit code 1 when a gate fails: the figures are printed all the same, but neither
 JSON: {\"version\": 1, \"target\", \"total\": {\"sqnr_db\" (null when exact), \"relative_error\", \"maximum_error\", \"cosine\",
 \"changed_codes_fraction\", \"changed_scales_fraction\", \"clipped_fraction\", \"largest_codes\", ...}, \"tensors\": [{\"name\", ...}], ...}")]
 pub(crate) struct Arguments {
-    /// The model directory
+    /// The model: a directory, or a GGUF file
     model: PathBuf,
     /// Where the result goes; must not exist, or be empty
     out: PathBuf,

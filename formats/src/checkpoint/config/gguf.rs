@@ -113,6 +113,8 @@ impl<'a> Keys<'a> {
         }
         let rope_theta = self.required_float("rope.freq_base")?;
         self.fixed("rope.freq_base_swa", rope_theta, "that of `rope.freq_base`")?;
+        // A small vocabulary does not reach the published ids.
+        let is_token = |id: &u32| usize::try_from(*id).is_ok_and(|id| id < vocab_size);
         Ok(Config {
             vocab_size,
             hidden_size,
@@ -129,8 +131,8 @@ impl<'a> Keys<'a> {
             rope_theta,
             rope_scaling: self.rope_scaling(max_position_embeddings)?,
             max_position_embeddings,
-            eos_token_id: self.eos_token_ids()?.unwrap_or(published.eos_token_id),
-            pad_token_id: self.token_id("tokenizer.ggml.padding_token_id")?.or(published.pad_token_id),
+            eos_token_id: self.eos_token_ids()?.unwrap_or_else(|| published.eos_token_id.iter().copied().filter(is_token).collect()),
+            pad_token_id: self.token_id("tokenizer.ggml.padding_token_id")?.or(published.pad_token_id.filter(is_token)),
             has_mxfp4_experts: false,
             ..published
         })
