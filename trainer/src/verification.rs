@@ -130,7 +130,7 @@ mod tests {
     use crate::data::{DatasetOptions, Overlong, SampleOptions, conversations_of_text, dataset_of};
 
     fn model(path: &Path, vocabulary: usize, seed: u64) {
-        let config = Config { vocab_size: vocabulary, num_hidden_layers: 2, ..Config::nano() };
+        let config = Config { vocab_size: vocabulary, ..Config::nano() };
         write_random_model(path, &config, ExpertStorage::Float(Dtype::Bf16), seed, &mut |_, _| {}).unwrap();
     }
 

@@ -8,7 +8,7 @@ use half::bf16;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{Checkpoint, CheckpointWriter, Config, ExpertStorage, ExpertWeights, LayerType, Projection, tensor_specs};
+use super::{Checkpoint, CheckpointWriter, Config, ExpertStorage, ExpertWeights, LayerType, Projection, tensor_specs, write_random_model};
 use crate::dtype::Dtype;
 use crate::error::Error;
 use crate::safetensors::{SafetensorsFile, SafetensorsWriter, TensorSpec};
@@ -243,13 +243,16 @@ fn a_tokenizer_without_a_template_gets_ours() {
     let root = tempfile::tempdir().unwrap();
     let source = root.path().join("source");
     let template_beside = |files: &[(&str, &str)]| {
-        fs::create_dir_all(&source).unwrap();
+        let storage = ExpertStorage::Mxfp4;
+        write_random_model(&source, &small(storage), storage, 1, &mut |_, _| {}).unwrap();
+        for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+            fs::remove_file(source.join(name)).unwrap();
+        }
         for (name, text) in files {
             fs::write(source.join(name), text).unwrap();
         }
-        let storage = ExpertStorage::Mxfp4;
         let mut writer = CheckpointWriter::create(&root.path().join("model"), &small(storage), storage, u64::MAX).unwrap();
-        writer.copy_companions(&source).unwrap();
+        writer.copy_companions(&Checkpoint::open(&source).unwrap()).unwrap();
         let template = fs::read_to_string(writer.partial_path().join("chat_template.jinja")).ok();
         fs::remove_dir_all(&source).unwrap();
         template

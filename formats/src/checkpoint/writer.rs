@@ -292,7 +292,7 @@ fn has_template(directory: &Path) -> Result<bool> {
     }
     let text = fs::read(&path).in_file("read", &path)?;
     // One that is no JSON is its own trouble: it was copied as it stands.
-    let content: Value = serde_json::from_slice(&text).unwrap_or_default();
+    let content: Json = serde_json::from_slice(&text).unwrap_or_default();
     Ok(content.get("chat_template").is_some_and(|template| !template.is_null()))
 }
 
