@@ -10,11 +10,15 @@ pub mod dtype;
 mod error;
 pub mod harmony;
 mod json;
+pub mod merge;
 mod output;
 pub mod peft;
+pub mod report;
 pub mod requantize;
 pub mod safetensors;
 mod stream;
+#[cfg(test)]
+mod testing;
 pub mod tokenizer;
 
 pub use error::{Error, Hint, Result};

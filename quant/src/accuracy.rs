@@ -2,7 +2,6 @@
 //!
 //! The blocks are unpacked again for it, so that the bytes are judged and not the intention.
 
-use half::bf16;
 use rayon::prelude::*;
 
 use crate::error::Error;
@@ -138,13 +137,13 @@ impl Accuracy {
     ///
     /// # Errors
     /// [`Error::Length`] when there are not as many of one as of the other.
-    pub fn of_floats<T: Float>(values: &[T], rounded: &[bf16]) -> Result<Self, Error> {
+    pub fn of_floats<T: Float, R: Float>(values: &[T], rounded: &[R]) -> Result<Self, Error> {
         check_length("rounded", values.len(), rounded.len())?;
         let chunks = values.par_chunks(CHUNK_FLOATS).zip(rounded.par_chunks(CHUNK_FLOATS));
         Ok(total(chunks.map(|(values, rounded)| {
             let mut part = Self { elements: values.len() as u64, ..Self::default() };
             for (value, rounded) in values.iter().zip(rounded) {
-                let (value, rounded) = (f64::from(value.to_f32()), rounded.to_f64());
+                let (value, rounded) = (f64::from(value.to_f32()), f64::from(rounded.to_f32()));
                 part.signal += value * value;
                 part.noise += (value - rounded) * (value - rounded);
                 part.packed_signal += rounded * rounded;
@@ -271,6 +270,8 @@ fn differing_codes(blocks: &[u8], others: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use crate::mxfp4::{ScaleRule, pack, pack_transposed, unpack};
 
