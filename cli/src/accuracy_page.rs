@@ -1,4 +1,4 @@
-//! What a requantization cost, as a page that needs nothing beside it: no network, no font, no script.
+//! What a requantization or a merge cost, as a page that needs nothing beside it: no network, no font, no script.
 //!
 //! The order is that of its readers' questions: what was done, whether the result is good, where it is not, and what the words mean.
 
@@ -12,7 +12,9 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use ft_formats::requantize::{RequantizationReport, TensorReport};
+use ft_formats::checkpoint::Projection;
+use ft_formats::peft::AdapterTarget;
+use ft_formats::report::ConversionReport;
 use ft_quant::Accuracy;
 
 use largest_codes::UNITS;
@@ -29,7 +31,7 @@ const SCRIPT: &str = include_str!("accuracy_page/sort.js");
 const MEANING: &str = include_str!("accuracy_page/meaning.html");
 
 /// The whole page, UTF-8.
-pub(crate) fn render(report: &RequantizationReport) -> String {
+pub(crate) fn render(report: &ConversionReport) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
@@ -46,10 +48,29 @@ pub(crate) fn render(report: &RequantizationReport) -> String {
     )
 }
 
-fn plots(report: &RequantizationReport) -> String {
-    let total = report.total();
-    let tensors = &report.tensors;
-    let is_exact = |tensor: &TensorReport| Level::of(&tensor.accuracy) == Level::Exact;
+/// What is drawn by layer: the matrices of the experts.
+struct ExpertTensor {
+    layer: usize,
+    projection: Projection,
+    accuracy: Accuracy,
+}
+
+fn expert_tensors(report: &ConversionReport) -> Vec<ExpertTensor> {
+    let tensors = report.tensors.iter().filter_map(|tensor| match tensor.weight {
+        AdapterTarget::Experts { layer, projection } => Some(ExpertTensor { layer, projection, accuracy: tensor.accuracy }),
+        _ => None,
+    });
+    tensors.collect()
+}
+
+fn plots(report: &ConversionReport) -> String {
+    let tensors = &expert_tensors(report);
+    if tensors.is_empty() && !report.tensors.is_empty() {
+        return String::new();
+    }
+    let total = tensors.iter().fold(Accuracy::default(), |total, tensor| total + tensor.accuracy);
+    let heading = if tensors.len() == report.tensors.len() { "By layer" } else { "Experts by layer" };
+    let is_exact = |tensor: &ExpertTensor| Level::of(&tensor.accuracy) == Level::Exact;
     let levels = LayerPlot::of_levels(tensors).map(|plot| plot.draw("Signal to quantization noise by layer, in dB"));
     let mut text = figure(
         "wide",
@@ -93,7 +114,7 @@ fn plots(report: &RequantizationReport) -> String {
     }
     let legend = if has_series { legend() } else { String::new() };
     format!(
-        "<section aria-labelledby=\"layers\">\n<h2 id=\"layers\">By layer</h2>\n{legend}<div class=\"plots\">\n{text}</div>\n</section>\n"
+        "<section aria-labelledby=\"layers\">\n<h2 id=\"layers\">{heading}</h2>\n{legend}<div class=\"plots\">\n{text}</div>\n</section>\n"
     )
 }
 
@@ -102,7 +123,7 @@ fn figure(width: &str, name: &str, caption: &str, drawing: &str) -> String {
     format!("<figure class=\"{width}\">\n<figcaption><h3>{name}</h3><p>{caption}</p></figcaption>\n{drawing}\n</figure>\n")
 }
 
-fn tables(report: &RequantizationReport) -> String {
+fn tables(report: &ConversionReport) -> String {
     let mut text = table::measures(report);
     if report.total().blocks() > 0 {
         text += &table::codes(report);

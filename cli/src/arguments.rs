@@ -6,7 +6,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use ft_trainer::recipe::TrainingDtype;
 
-use crate::commands::{chat, eval, generate, init, inspect, logits, plan, preview, quantize, recipes, render, train};
+use crate::commands::{chat, eval, generate, init, inspect, logits, merge, plan, preview, quantize, recipes, render, train};
 
 const AFTER_HELP: &str = "\
 First steps:
@@ -40,6 +40,7 @@ pub(crate) enum Verb {
     Logits(logits::Arguments),
     Eval(eval::Arguments),
     Quantize(quantize::Arguments),
+    Merge(merge::Arguments),
     Inspect(inspect::Arguments),
     Recipes(recipes::Arguments),
 }

@@ -6,6 +6,7 @@ pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod preview;
 pub(crate) mod quantize;
@@ -30,6 +31,7 @@ pub(crate) fn run(verb: &Verb, terminal: &Terminal) -> Result<()> {
         Verb::Logits(arguments) => logits::run(arguments, terminal),
         Verb::Eval(arguments) => eval::run(arguments, terminal),
         Verb::Quantize(arguments) => quantize::run(arguments, terminal),
+        Verb::Merge(arguments) => merge::run(arguments, terminal),
         Verb::Inspect(arguments) => inspect::run(arguments, terminal),
         Verb::Recipes(arguments) => recipes::run(arguments, terminal),
     }

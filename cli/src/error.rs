@@ -93,7 +93,7 @@ impl Hint for Error {
                 "what is furthest off stands in the table: channels, the largest divergences, layers of the router"
             }
             Self::AccuracyBelowBound { .. } => {
-                "nothing was written; another --scale, or the scales of the model it was trained from (--hint-from), may lose less"
+                "nothing was written; other scales, such as those of the model it was trained from (--hint-from), may lose less"
             }
             Self::NoGpu { .. } => "`--device cpu` gives the same bytes",
             Self::NoEffect { .. } => "leave it out",

@@ -239,6 +239,18 @@ pub enum Error {
         #[source]
         source: ft_quant::Error,
     },
+    /// An update by an adapter that makes of a weight what is no number, or none of the weight's type.
+    #[error("adapter {} makes a value of `{tensor}` that is not a finite number, at {index}{}", adapter.display(), of_expert(*expert))]
+    Unmergeable {
+        /// The adapter's directory.
+        adapter: PathBuf,
+        /// The weight.
+        tensor: String,
+        /// Index of the expert, where it is of one.
+        expert: Option<usize>,
+        /// Index of the element, in the tensor or in the matrix of the expert.
+        index: usize,
+    },
     /// A device that was to convert weights and did not.
     #[error("the GPU could not convert the weights")]
     Device {
@@ -459,6 +471,9 @@ impl Hint for Error {
                 Some("a model with NaN or infinite weights computes nothing: convert an earlier checkpoint".to_owned())
             }
             Self::OutOfRange { .. } => Some("choose a type of a wider range: `bf16` or `f32`".to_owned()),
+            Self::Unmergeable { .. } => {
+                Some("the training diverged, or `lora_alpha` is not what it was trained with: merge an earlier adapter".to_owned())
+            }
             Self::ForeignHints { .. } => Some("give the MXFP4 model that this one was trained from".to_owned()),
             Self::NotPacked { .. } => Some("give a model whose experts are in MXFP4".to_owned()),
             Self::Packed { .. } | Self::Quantized { .. } => Some("the file is damaged: copy or download it again".to_owned()),
@@ -467,6 +482,11 @@ impl Hint for Error {
             _ => None,
         }
     }
+}
+
+/// The end of a message about a weight that may be of an expert.
+fn of_expert(expert: Option<usize>) -> String {
+    expert.map_or(String::new(), |expert| format!(" of expert {expert}"))
 }
 
 /// Says which file an error of the operating system is about.

@@ -15,13 +15,17 @@ pub mod fuzzing;
 pub mod gguf;
 pub mod harmony;
 mod json;
+pub mod merge;
 pub mod ollama;
 mod output;
 pub mod peft;
+pub mod report;
 pub mod requantize;
 pub mod safetensors;
 mod stream;
 pub mod template;
+#[cfg(test)]
+mod testing;
 pub mod tokenizer;
 
 pub use error::{Error, Hint, Result};

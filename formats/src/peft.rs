@@ -11,6 +11,8 @@ mod config;
 mod layout;
 #[cfg(test)]
 mod malformed;
+#[cfg(test)]
+mod mutated;
 mod names;
 mod problem;
 mod reader;

@@ -5,7 +5,6 @@
 //! result's name before it is published, which leaves the caller time to look at it.
 
 mod convert;
-mod report;
 #[cfg(test)]
 mod tests;
 
@@ -18,9 +17,8 @@ use ft_quant::mxfp4::{BLOCK_ELEMENTS, Packing, ScaleRule};
 use crate::checkpoint::{Checkpoint, CheckpointWriter, ExpertStorage, SealedCheckpoint};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::report::{ConversionReport, ScaleSource};
 use crate::stream::in_background;
-
-pub use report::{RequantizationReport, ScaleSource, TensorReport};
 
 /// How the experts of the result are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,6 +36,15 @@ impl ExpertTarget {
         match self {
             Self::Mxfp4(_) => ExpertStorage::Mxfp4,
             Self::Bf16 => ExpertStorage::Float(Dtype::Bf16),
+        }
+    }
+
+    /// How blocks are packed, where there are any.
+    #[must_use]
+    pub fn packing(self) -> Option<Packing> {
+        match self {
+            Self::Mxfp4(packing) => Some(packing),
+            Self::Bf16 => None,
         }
     }
 }
@@ -60,14 +67,14 @@ pub struct Requantization<'a> {
 /// A model that is converted and not yet published; dropped, it leaves nothing.
 #[derive(Debug)]
 pub struct Requantized {
-    report: RequantizationReport,
+    report: ConversionReport,
     sealed: SealedCheckpoint,
 }
 
 impl Requantized {
     /// What it cost.
     #[must_use]
-    pub fn report(&self) -> &RequantizationReport {
+    pub fn report(&self) -> &ConversionReport {
         &self.report
     }
 
@@ -111,11 +118,13 @@ impl Requantization<'_> {
         let target_bytes = writer.total_bytes();
         let conversion = convert::Conversion { source: &source, hints: hints.as_ref(), to: self.to, codec };
         let (writer, tensors) = in_background(writer, &source, |output| conversion.run(output, progress))?;
-        let report = RequantizationReport {
+        let report = ConversionReport {
             source: self.source.to_owned(),
             target: self.target.to_owned(),
+            adapter: None,
             from: source.expert_storage(),
-            to: self.to,
+            to: self.to.storage(),
+            packing: self.to.packing(),
             scales: self.scale_source(&source),
             tensors,
             source_bytes: source.stored_bytes(),
@@ -136,7 +145,7 @@ impl Requantization<'_> {
 }
 
 /// Opens a model for its scales.
-fn open_hints(path: &Path, source: &Checkpoint) -> Result<Checkpoint> {
+pub(crate) fn open_hints(path: &Path, source: &Checkpoint) -> Result<Checkpoint> {
     let hints = Checkpoint::open(path)?;
     if hints.expert_storage() != ExpertStorage::Mxfp4 {
         return Err(Error::NotPacked { path: path.to_owned() });

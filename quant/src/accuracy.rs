@@ -137,7 +137,7 @@ impl Accuracy {
     ///
     /// # Errors
     /// [`Error::Length`] when there are not as many of one as of the other.
-    pub fn of_floats<T: Float, U: Float>(values: &[T], rounded: &[U]) -> Result<Self, Error> {
+    pub fn of_floats<T: Float, R: Float>(values: &[T], rounded: &[R]) -> Result<Self, Error> {
         check_length("rounded", values.len(), rounded.len())?;
         let chunks = values.par_chunks(CHUNK_FLOATS).zip(rounded.par_chunks(CHUNK_FLOATS));
         Ok(total(chunks.map(|(values, rounded)| {
@@ -270,9 +270,10 @@ fn differing_codes(blocks: &[u8], others: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use crate::mxfp4::{ScaleRule, pack, pack_transposed, unpack};
-    use half::bf16;
 
     /// Values with outliers, zeros and a column of its own magnitude for each output.
     fn values(inputs: usize, outputs: usize) -> Vec<bf16> {

@@ -1,9 +1,9 @@
 //! What the largest element of each block became: bars for all blocks, and a map with a row for each code and a column for each layer.
 
 use ft_formats::checkpoint::Projection;
-use ft_formats::requantize::TensorReport;
 use ft_quant::Accuracy;
 
+use super::ExpertTensor;
 use super::number::{largest_code_fraction, percent};
 use super::plot::{layer_labels, layers, place};
 
@@ -20,10 +20,10 @@ const BOTTOM: f64 = 24.0;
 const LONGEST: f64 = 78.0;
 
 /// The bars, and a map for each of a layer's matrices.
-pub(super) fn draw(tensors: &[TensorReport], total: &Accuracy) -> String {
+pub(super) fn draw(tensors: &[ExpertTensor], total: &Accuracy) -> String {
     let mut text = format!("<div class=\"codes\"><div><h4>All blocks</h4>{}</div>", bars(total));
     for projection in Projection::ALL {
-        let of_projection: Vec<&TensorReport> = tensors.iter().filter(|tensor| tensor.projection == projection).collect();
+        let of_projection: Vec<&ExpertTensor> = tensors.iter().filter(|tensor| tensor.projection == projection).collect();
         if !of_projection.is_empty() {
             let map = map(&of_projection, &layers(tensors), projection);
             text += &format!("<div><h4>By layer, <code>{}</code></h4>{map}</div>", projection.name());
@@ -47,7 +47,7 @@ fn bars(total: &Accuracy) -> String {
     framed(&area, &format!("Shares of the blocks by their largest element: {}", words.join(", ")))
 }
 
-fn map(tensors: &[&TensorReport], layers: &[usize], projection: Projection) -> String {
+fn map(tensors: &[&ExpertTensor], layers: &[usize], projection: Projection) -> String {
     let width = place(0, layers.len()) * 2.0;
     let mut area = String::new();
     for tensor in tensors {

@@ -4,9 +4,9 @@
 //! numbers at the side stand in a drawing of their own for it.
 
 use ft_formats::checkpoint::Projection;
-use ft_formats::requantize::TensorReport;
 use ft_quant::Accuracy;
 
+use super::ExpertTensor;
 use super::axis::Axis;
 use super::number::{Level, percent};
 
@@ -50,7 +50,7 @@ pub(super) struct LayerPlot<'a> {
 }
 
 struct Point<'a> {
-    tensor: &'a TensorReport,
+    tensor: &'a ExpertTensor,
     mark: Mark,
     /// What is said of it, when it is pointed at.
     words: String,
@@ -58,7 +58,7 @@ struct Point<'a> {
 
 impl<'a> LayerPlot<'a> {
     /// Signal to noise; nothing where no tensor has any noise.
-    pub(super) fn of_levels(tensors: &'a [TensorReport]) -> Option<Self> {
+    pub(super) fn of_levels(tensors: &'a [ExpertTensor]) -> Option<Self> {
         let points = tensors.iter().filter_map(|tensor| {
             let level = Level::of(&tensor.accuracy);
             let (mark, words) = match level {
@@ -74,8 +74,8 @@ impl<'a> LayerPlot<'a> {
     }
 
     /// A share in percent; nothing where it is 0 everywhere.
-    pub(super) fn of_shares(tensors: &'a [TensorReport], share: fn(&Accuracy) -> f64) -> Option<Self> {
-        let point = |tensor: &'a TensorReport| {
+    pub(super) fn of_shares(tensors: &'a [ExpertTensor], share: fn(&Accuracy) -> f64) -> Option<Self> {
+        let point = |tensor: &'a ExpertTensor| {
             let fraction = share(&tensor.accuracy);
             Point { tensor, mark: Mark::At(fraction * 100.0), words: percent(fraction) }
         };
@@ -201,7 +201,7 @@ pub(super) fn place(index: usize, count: usize) -> f64 {
 }
 
 /// The layers of `tensors`, each once, in order.
-pub(super) fn layers(tensors: &[TensorReport]) -> Vec<usize> {
+pub(super) fn layers(tensors: &[ExpertTensor]) -> Vec<usize> {
     let mut layers: Vec<usize> = tensors.iter().map(|tensor| tensor.layer).collect();
     layers.sort_unstable();
     layers.dedup();

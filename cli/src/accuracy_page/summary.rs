@@ -1,7 +1,9 @@
 //! The head of the page: what was converted, how, and what it cost in all.
 
+use std::path::Path;
+
 use ft_formats::checkpoint::ExpertStorage;
-use ft_formats::requantize::{RequantizationReport, ScaleSource};
+use ft_formats::report::{ConversionReport, ScaleSource};
 use ft_quant::Accuracy;
 use ft_quant::mxfp4::{Rounding, ScaleRule};
 
@@ -9,33 +11,42 @@ use super::escape::{escape, path};
 use super::number::{
     Level, changed_codes_fraction, changed_scales_fraction, clipped_fraction, cosine, flushed_fraction, fraction, number, percent, relative,
 };
-use crate::requantization::{effective_packing, rule_name, storage_name};
+use crate::conversion::{changes, effective_packing, rule_name, storage_name};
 use crate::units::{bytes, counted, duration, parameters, whole};
 
 /// The name of the result.
-pub(super) fn title(report: &RequantizationReport) -> String {
+pub(super) fn title(report: &ConversionReport) -> String {
     let name = report.target.file_name().map_or_else(|| report.target.display().to_string(), |name| name.to_string_lossy().into_owned());
     escape(&name)
 }
 
 /// From what to what, and how.
-pub(super) fn head(report: &RequantizationReport) -> String {
+pub(super) fn head(report: &ConversionReport) -> String {
     let total = report.total();
-    let (from, to) = (display_name(report.from), display_name(report.to.storage()));
+    let (from, to) = (display_name(report.from), display_name(report.to));
     let size = fraction(report.target_bytes, report.source_bytes);
     let size = if size > 0.0 { format!(", {} of the source", relative(size)) } else { String::new() };
     let mut rows = vec![
         ("source", format!("{}<br/>experts in {from}, {}", path(&report.source), bytes(report.source_bytes))),
         ("result", format!("{}<br/>experts in {to}, {}{size}", path(&report.target), bytes(report.target_bytes))),
-        (
-            "converted",
-            format!(
-                "{} with {} weights, from {from} to {to}; all other tensors are byte for byte those of the source",
-                counted(report.tensors.len(), "tensor"),
-                parameters(total.elements)
-            ),
-        ),
     ];
+    if let Some(adapter) = &report.adapter {
+        let base = adapter.base_model.as_ref().map_or(String::new(), |base| format!(", made for {}", path(Path::new(base))));
+        rows.push(("adapter", format!("{}{base}<br/>{}", path(&adapter.path), changes(adapter))));
+    }
+    let (verb, conversion) = match &report.adapter {
+        Some(_) if report.from == report.to => ("merged", String::new()),
+        Some(_) => ("merged", format!(", experts from {from} to {to}")),
+        None => ("converted", format!(", from {from} to {to}")),
+    };
+    rows.push((
+        verb,
+        format!(
+            "{} with {} weights{conversion}; all other tensors are byte for byte those of the source",
+            counted(report.tensors.len(), "tensor"),
+            parameters(total.elements)
+        ),
+    ));
     if let Some(packing) = effective_packing(report) {
         rows.push(("scales", format!("rule <code>{}</code>: {}<br/>{}", rule_name(packing.rule), rule_words(packing.rule), start(report))));
         rows.push(("rounding", rounding_words(packing.rounding).to_owned()));
@@ -47,11 +58,12 @@ pub(super) fn head(report: &RequantizationReport) -> String {
     }
     rows.push(("time", duration(report.seconds)));
     let rows: String = rows.into_iter().map(|(name, text)| format!("<div><dt>{name}</dt><dd>{text}</dd></div>\n")).collect();
-    format!("<p class=\"kind\">Accuracy of a requantization</p>\n<h1>{}</h1>\n<dl class=\"facts\">\n{rows}</dl>\n", title(report))
+    let kind = if report.adapter.is_some() { "merge" } else { "requantization" };
+    format!("<p class=\"kind\">Accuracy of a {kind}</p>\n<h1>{}</h1>\n<dl class=\"facts\">\n{rows}</dl>\n", title(report))
 }
 
 /// What it cost: a sentence, and the main figures.
-pub(super) fn verdict(report: &RequantizationReport) -> String {
+pub(super) fn verdict(report: &ConversionReport) -> String {
     let total = report.total();
     let level = Level::of(&total);
     let mut figures = Vec::new();
@@ -82,17 +94,20 @@ pub(super) fn verdict(report: &RequantizationReport) -> String {
     )
 }
 
-fn words(report: &RequantizationReport, total: &Accuracy) -> String {
+fn words(report: &ConversionReport, total: &Accuracy) -> String {
     let exact = report.tensors.iter().filter(|tensor| Level::of(&tensor.accuracy) == Level::Exact).count();
     let worst = report.worst().map(|tensor| (tensor, Level::of(&tensor.accuracy)));
     let mut text = match (Level::of(total), worst) {
+        (Level::Exact, _) if report.adapter.is_some() => {
+            return "Exact: every weight of the result has the value that it has in the source, with its update.".to_owned();
+        }
         (Level::Exact, _) => return "Exact: every weight of the result has the value that it has in the source.".to_owned(),
         (Level::Unmeasured, _) => "Weights changed, by what cannot be measured against them.".to_owned(),
         (level, Some((tensor, worst))) if report.tensors.len() > 1 => format!(
-            "The weights stand {}&nbsp;dB above the error; in the worst tensor, layer&nbsp;{} <code>{}</code>, {}.",
+            "The weights stand {}&nbsp;dB above the error; in the worst tensor, {}, {}.",
             level.text(),
-            tensor.layer,
-            tensor.projection.name(),
+            tensor.weight.layer().map_or(String::new(), |layer| format!("layer&nbsp;{layer} "))
+                + &format!("<code>{}</code>", tensor.weight.part_name()),
             if let Level::Decibels(_) = worst { format!("{}&nbsp;dB", worst.text()) } else { "below all measure".to_owned() },
         ),
         (level, _) => format!("The weights stand {}&nbsp;dB above the error.", level.text()),
@@ -130,7 +145,7 @@ fn rounding_words(rounding: Rounding) -> &'static str {
 }
 
 /// Whose scales were the start.
-fn start(report: &RequantizationReport) -> String {
+fn start(report: &ConversionReport) -> String {
     match &report.scales {
         ScaleSource::Model(model) => format!("starting from the scales of {}", path(model)),
         ScaleSource::Values => "chosen from the values alone".to_owned(),
@@ -138,7 +153,7 @@ fn start(report: &RequantizationReport) -> String {
 }
 
 /// The model whose blocks were compared with the result's.
-fn compared_with(report: &RequantizationReport) -> String {
+fn compared_with(report: &ConversionReport) -> String {
     match (&report.scales, report.from) {
         (_, ExpertStorage::Mxfp4) => "those of the source".to_owned(),
         (ScaleSource::Model(model), ExpertStorage::Float(_)) => format!("those of {}", path(model)),

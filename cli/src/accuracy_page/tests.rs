@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ft_formats::checkpoint::{Config, ExpertStorage, Projection, write_random_model};
 use ft_formats::dtype::Dtype;
-use ft_formats::requantize::{ExpertTarget, Requantization, ScaleSource};
+use ft_formats::report::{AdapterReport, ScaleSource, TensorReport};
+use ft_formats::requantize::{ExpertTarget, Requantization};
 use ft_quant::Codec;
 use ft_quant::mxfp4::ScaleRule;
 
@@ -41,7 +42,10 @@ fn sums(elements: u64, decibels: f64) -> Accuracy {
 }
 
 fn tensors(layers: usize, accuracy: impl Fn(usize, Projection) -> Accuracy) -> Vec<TensorReport> {
-    let of_layer = |layer| Projection::ALL.map(|projection| TensorReport { layer, projection, accuracy: accuracy(layer, projection) });
+    let of_layer = |layer| {
+        Projection::ALL
+            .map(|projection| TensorReport { weight: AdapterTarget::Experts { layer, projection }, accuracy: accuracy(layer, projection) })
+    };
     (0..layers).flat_map(of_layer).collect()
 }
 
@@ -49,13 +53,15 @@ fn elements(projection: Projection) -> u64 {
     ELEMENTS[usize::from(projection == Projection::Down)]
 }
 
-fn report(from: ExpertStorage, to: ExpertTarget, scales: ScaleSource, tensors: Vec<TensorReport>) -> RequantizationReport {
+fn report(from: ExpertStorage, to: ExpertTarget, scales: ScaleSource, tensors: Vec<TensorReport>) -> ConversionReport {
     let size = |storage| if storage == ExpertStorage::Mxfp4 { 13_761_264_768 } else { 41_829_514_368 };
-    RequantizationReport {
+    ConversionReport {
         source: PathBuf::from("models/gpt-oss-20b-support-bf16"),
         target: PathBuf::from("releases/gpt-oss-20b-support"),
+        adapter: None,
         from,
-        to,
+        to: to.storage(),
+        packing: to.packing(),
         scales,
         tensors,
         source_bytes: size(from),
@@ -65,7 +71,7 @@ fn report(from: ExpertStorage, to: ExpertTarget, scales: ScaleSource, tensors: V
 }
 
 /// Gaussian weights, packed for the first time.
-fn packed(layers: usize) -> RequantizationReport {
+fn packed(layers: usize) -> ConversionReport {
     let accuracy = |layer, projection| {
         let elements = elements(projection);
         let blocks = elements / 32;
@@ -82,7 +88,7 @@ fn packed(layers: usize) -> RequantizationReport {
 }
 
 /// Weights that came from MXFP4 and changed by 1% in all layers but the first third.
-fn updated(layers: usize) -> RequantizationReport {
+fn updated(layers: usize) -> ConversionReport {
     let accuracy = |layer, projection| {
         let elements = elements(projection);
         let blocks = elements / 32;
@@ -109,7 +115,29 @@ fn updated(layers: usize) -> RequantizationReport {
 }
 
 /// MXFP4 that was unpacked.
-fn unpacked(layers: usize) -> RequantizationReport {
+/// The same update by an adapter that changes the head as well, or nothing but attention.
+fn merged(layers: usize, has_experts: bool) -> ConversionReport {
+    let mut report = updated(layers);
+    (report.from, report.source_bytes) = (ExpertStorage::Mxfp4, report.target_bytes);
+    report.scales = ScaleSource::Model(report.source.clone());
+    report.adapter = Some(AdapterReport {
+        path: PathBuf::from("runs/support/adapter"),
+        base_model: Some("openai/gpt-oss-20b".to_owned()),
+        changed_tensors: 33,
+        kept_tensors: 330,
+        changed_experts: 512,
+        kept_experts: 256,
+    });
+    let accuracy = sums(579_133_440, 57.0);
+    if has_experts {
+        report.tensors.push(TensorReport { weight: AdapterTarget::LmHead, accuracy });
+    } else {
+        report.tensors = vec![TensorReport { weight: AdapterTarget::Router { layer: 3 }, accuracy }];
+    }
+    report
+}
+
+fn unpacked(layers: usize) -> ConversionReport {
     let accuracy = |_, projection| {
         let mut sums = sums(elements(projection), 40.0);
         (sums.noise, sums.largest_error) = (0.0, 0.0);
@@ -121,7 +149,7 @@ fn unpacked(layers: usize) -> RequantizationReport {
 }
 
 /// f32 that was rounded, which has no blocks.
-fn rounded(layers: usize) -> RequantizationReport {
+fn rounded(layers: usize) -> ConversionReport {
     let accuracy = |layer, projection| Accuracy {
         flushed: u64::from(layer == 1),
         largest_error: 0.001_953_125,
@@ -131,7 +159,7 @@ fn rounded(layers: usize) -> RequantizationReport {
 }
 
 /// Numbers at the ends of what there is.
-fn extreme() -> RequantizationReport {
+fn extreme() -> ConversionReport {
     let kinds = [
         Accuracy { elements: u64::MAX / 4, signal: 1e300, noise: 1e-300, largest_error: 3.39e38, largest_value: 3.39e38, ..sums(1, 1.0) },
         Accuracy { signal: 1e-300, noise: 1e300, flushed: 1, ..sums(19_000_000_000, 1.0) },
@@ -153,7 +181,7 @@ fn extreme() -> RequantizationReport {
 }
 
 /// Every kind of report, by name.
-fn reports() -> Vec<(&'static str, RequantizationReport)> {
+fn reports() -> Vec<(&'static str, ConversionReport)> {
     vec![
         ("packed-24", packed(24)),
         ("packed-36", packed(36)),
@@ -162,6 +190,8 @@ fn reports() -> Vec<(&'static str, RequantizationReport)> {
         ("updated-2", updated(2)),
         ("unpacked-24", unpacked(24)),
         ("rounded-24", rounded(24)),
+        ("merged-24", merged(24, true)),
+        ("merged-router", merged(24, false)),
         ("extreme", extreme()),
         ("empty", packed(0)),
         ("deep", packed(1200)),
@@ -223,7 +253,7 @@ fn every_page_is_well_formed_and_names_its_figures() {
         let elements = checked_elements(&render(&report));
         let count = |element: &str| elements.iter().filter(|other| *other == element).count();
         assert_eq!([count("html"), count("main"), count("h1")], [1; 3], "{name}");
-        assert_eq!((count("figure") > 0, count("figcaption")), (true, count("figure")), "{name}");
+        assert_eq!((count("figure") > 0, count("figcaption")), (name != "merged-router", count("figure")), "{name}");
     }
 }
 
@@ -301,6 +331,27 @@ fn an_update_is_compared_with_what_was_there() {
 }
 
 #[test]
+fn a_merge_tells_of_its_adapter_and_of_weights_beside_the_experts() {
+    let page = render(&merged(24, true));
+    for text in [
+        "Accuracy of a merge",
+        "<code>runs/support/adapter</code>, made for <code>openai/gpt-oss-20b</code>",
+        "the adapter changes 33 of 363 tensors and 512 of 768 experts",
+        "49 tensors with",
+        "597,196,800 blocks with those of the source",
+        "Experts by layer",
+        "\">lm_head</th>",
+    ] {
+        assert!(page.contains(text), "{text}");
+    }
+    // The head has no blocks: it stands in one table only, and nothing of it was compared.
+    assert_eq!(page.matches(">lm_head</th>").count(), 1);
+    assert!(page.contains("<td data-order=\"0e0\">-</td>"));
+    let page = render(&merged(24, false));
+    assert!(page.contains(">layer 3 router <span") && !page.contains("<figure"), "{page}");
+}
+
+#[test]
 fn what_is_exact_is_said_to_be() {
     let page = render(&unpacked(24));
     for text in [
@@ -329,7 +380,7 @@ fn one_layer_is_a_point_without_a_line() {
 }
 
 /// A small model there and back, with the numbers that such a conversion has.
-fn converted(folder: &Path) -> [RequantizationReport; 2] {
+fn converted(folder: &Path) -> [ConversionReport; 2] {
     let mut config = Config::nano();
     config.has_mxfp4_experts = false;
     let plain = folder.join("plain");

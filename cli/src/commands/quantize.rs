@@ -1,25 +1,25 @@
 //! `ft quantize`: a checkpoint with its experts stored another way, and what that cost.
 
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use ft_formats::requantize::{ExpertTarget, Requantization, RequantizationReport, Requantized};
+use ft_formats::report::ConversionReport;
+use ft_formats::requantize::{ExpertTarget, Requantization, Requantized};
 use ft_quant::Codec;
 use ft_quant::cuda::Gpu;
 use ft_quant::mxfp4::{Packing, Rounding, ScaleRule};
 use ft_trainer::evaluation::{Evaluation, EvaluationData, EvaluationRequest, Held, evaluate};
 
-use crate::accuracy_page;
 use crate::arguments::ComputeDtype;
 use crate::commands::eval;
+use crate::conversion::{Outcome, check_bound, report_text, words};
 use crate::disk::check_room;
 use crate::error::{Error, Result};
 use crate::evaluation::Watcher;
 use crate::json;
 use crate::progress::ByteProgress;
 use crate::report_file::ReportFile;
-use crate::requantization::{Outcome, words};
 use crate::terminal::Terminal;
 use crate::units::parse_bytes;
 
@@ -136,11 +136,13 @@ impl Device {
     }
 }
 
-fn decibels(text: &str) -> Result<f64, String> {
+/// A bound in dB.
+pub(crate) fn decibels(text: &str) -> Result<f64, String> {
     text.parse::<f64>().ok().filter(|value| value.is_finite()).ok_or_else(|| "a number of decibels".to_owned())
 }
 
-fn report_path(text: &str) -> Result<PathBuf, String> {
+/// A file whose ending says what it is.
+pub(crate) fn report_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("html" | "json") => Ok(path),
@@ -233,20 +235,7 @@ fn compare(arguments: &Arguments, converted: &Requantized, terminal: &Terminal) 
 }
 
 /// The gates.
-fn judge(arguments: &Arguments, report: &RequantizationReport, evaluation: Option<&Evaluation>) -> Result<()> {
-    let worst = report.worst().and_then(|tensor| Some((tensor, tensor.accuracy.sqnr_db()?)));
-    match (arguments.fail_below, worst) {
-        (Some(bound_db), Some((tensor, found_db))) if found_db < bound_db => {
-            return Err(Error::AccuracyBelowBound { tensor: tensor.name(), found_db, bound_db });
-        }
-        _ => {}
-    }
+fn judge(arguments: &Arguments, report: &ConversionReport, evaluation: Option<&Evaluation>) -> Result<()> {
+    check_bound(report, arguments.fail_below)?;
     evaluation.map_or(Ok(()), |evaluation| eval::check_bound(evaluation, arguments.fail_above_kl))
-}
-
-fn report_text(path: &Path, report: &RequantizationReport, outcome: &Outcome<'_>) -> Result<String> {
-    if path.extension().is_some_and(|ending| ending == "html") {
-        return Ok(accuracy_page::render(report));
-    }
-    Ok(json::text(outcome)? + "\n")
 }

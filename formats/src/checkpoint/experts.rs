@@ -37,3 +37,13 @@ pub enum ExpertMatrix<'a> {
         scales: Cow<'a, [u8]>,
     },
 }
+
+impl ExpertMatrix<'_> {
+    /// Its bytes.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Float { values, .. } => values.len(),
+            Self::Mxfp4 { blocks, scales } => blocks.len() + scales.len(),
+        }
+    }
+}

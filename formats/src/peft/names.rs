@@ -83,6 +83,26 @@ impl AdapterTarget {
         }
     }
 
+    /// The name of its tensor in a checkpoint; for experts without the endings of blocks and scales.
+    #[must_use]
+    pub fn tensor_name(self) -> String {
+        match self {
+            Self::Attention { .. } | Self::LmHead => format!("{}.weight", self.key()),
+            Self::Router { .. } | Self::Experts { .. } => self.key(),
+        }
+    }
+
+    /// The name of its part of a layer.
+    #[must_use]
+    pub fn part_name(self) -> &'static str {
+        match self {
+            Self::Attention { projection, .. } => projection.name(),
+            Self::Router { .. } => "router",
+            Self::Experts { projection, .. } => projection.name(),
+            Self::LmHead => "lm_head",
+        }
+    }
+
     /// The key without its layer.
     pub(super) fn local_key(self) -> &'static str {
         match self {

@@ -1,64 +1,23 @@
 //! Small models there and back, and those that must be refused.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use ft_quant::mxfp4::{Rounding, pack_transposed};
 use half::{bf16, f16};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use super::*;
 use crate::checkpoint::{Config, Projection, write_random_model};
-use crate::safetensors::{SafetensorsFile, SafetensorsWriter, TensorSpec};
-
-type Tensors = Vec<(TensorSpec, Vec<u8>)>;
-
-/// A folder for models.
-struct Models {
-    root: TempDir,
-}
+use crate::testing::{Models, change_tensors, tensors};
 
 impl Models {
-    fn new() -> Self {
-        Self { root: tempfile::tempdir().unwrap() }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    /// A random model whose sizes are multiples of 32 and of nothing else in common.
-    fn random(&self, name: &str, storage: ExpertStorage) -> PathBuf {
-        let mut config = Config::nano();
-        for (key, value) in [
-            ("hidden_size", "96"),
-            ("intermediate_size", "160"),
-            ("vocab_size", "1000"),
-            ("num_hidden_layers", "2"),
-            ("num_local_experts", "5"),
-        ] {
-            config.set(key, value).unwrap();
-        }
-        config.has_mxfp4_experts = storage == ExpertStorage::Mxfp4;
-        write_random_model(&self.path(name), &config, storage, 3, &mut |_, _| ()).unwrap()
-    }
-
     /// Converts `source` and publishes the result as `name`.
-    fn convert(&self, source: &Path, name: &str, to: ExpertTarget) -> (PathBuf, RequantizationReport) {
+    fn convert(&self, source: &Path, name: &str, to: ExpertTarget) -> (PathBuf, ConversionReport) {
         let target = self.path(name);
         let converted = requantization(source, &target, to).run(&Codec::Cpu, &mut |_, _| ()).unwrap();
         let report = converted.report().clone();
         (converted.publish().unwrap(), report)
-    }
-
-    /// Nothing but these is left.
-    fn assert_only(&self, names: &[&str]) {
-        let mut found: Vec<String> =
-            fs::read_dir(self.root.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        found.sort();
-        assert_eq!(found, names);
     }
 }
 
@@ -68,25 +27,6 @@ fn requantization<'a>(source: &'a Path, target: &'a Path, to: ExpertTarget) -> R
 
 fn by(rule: ScaleRule) -> ExpertTarget {
     ExpertTarget::Mxfp4(rule.into())
-}
-
-fn tensors(model: &Path) -> BTreeMap<String, Vec<u8>> {
-    let checkpoint = Checkpoint::open(model).unwrap();
-    checkpoint.specs().iter().map(|spec| (spec.name.clone(), checkpoint.tensor(&spec.name).unwrap().bytes.to_vec())).collect()
-}
-
-/// Rewrites the single file of a model.
-fn change_tensors(model: &Path, change: impl FnOnce(&mut Tensors)) {
-    let path = model.join("model.safetensors");
-    let file = SafetensorsFile::open(&path).unwrap();
-    let spec = |name: &str, dtype, shape: &[usize]| TensorSpec { name: name.to_owned(), dtype, shape: shape.to_vec() };
-    let mut tensors: Tensors = file.tensors().map(|view| (spec(view.name, view.dtype, view.shape), view.bytes.to_vec())).collect();
-    drop(file);
-    change(&mut tensors);
-    let specs: Vec<TensorSpec> = tensors.iter().map(|(spec, _)| spec.clone()).collect();
-    let mut writer = SafetensorsWriter::create(&path, &specs, &BTreeMap::new()).unwrap();
-    tensors.iter().for_each(|(spec, bytes)| writer.write(&spec.name, bytes).unwrap());
-    writer.finish().unwrap();
 }
 
 fn config_of(model: &Path) -> Value {

@@ -20,14 +20,24 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
+    /// As many numbers as fit, which is a whole number of them.
+    pub(crate) fn values<T: Pod>(&self) -> &[T] {
+        cast_slice(self)
+    }
+
+    /// As many numbers as fit, which is a whole number of them.
+    pub(crate) fn values_mut<T: Pod>(&mut self) -> &mut [T] {
+        cast_slice_mut(self)
+    }
+
     /// As many bf16 as fit.
     pub(crate) fn as_bf16(&self) -> &[bf16] {
-        cast_slice(self)
+        self.values()
     }
 
     /// As many bf16 as fit.
     pub(crate) fn as_bf16_mut(&mut self) -> &mut [bf16] {
-        cast_slice_mut(self)
+        self.values_mut()
     }
 }
 

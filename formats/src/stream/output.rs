@@ -1,5 +1,6 @@
 //! Writing one tensor while the next is converted.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -22,7 +23,18 @@ struct Piece<'a> {
 /// Bytes of the source, or new ones.
 pub(crate) enum Bytes<'a> {
     Mapped(&'a [u8]),
+    /// Made of what the source holds.
+    Owned(Vec<u8>),
     New(Buffer),
+}
+
+impl<'a> From<Cow<'a, [u8]>> for Bytes<'a> {
+    fn from(bytes: Cow<'a, [u8]>) -> Self {
+        match bytes {
+            Cow::Borrowed(mapped) => Self::Mapped(mapped),
+            Cow::Owned(made) => Self::Owned(made),
+        }
+    }
 }
 
 /// Takes bytes to the thread that writes them.
@@ -71,6 +83,7 @@ fn write_all(writer: &mut impl TensorSink, source: &Checkpoint, pieces: Receiver
                 writer.write_chunk(&tensor, bytes)?;
                 source.release(bytes);
             }
+            Bytes::Owned(bytes) => writer.write_chunk(&tensor, &bytes)?,
             Bytes::New(buffer) => {
                 writer.write_chunk(&tensor, &buffer)?;
                 // At the end nobody takes it.

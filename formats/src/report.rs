@@ -1,23 +1,28 @@
-//! What a conversion did.
+//! What the conversion of a model did: how far the weights of the result are from those that they stand for.
 
 use std::path::PathBuf;
 
 use ft_quant::Accuracy;
+use ft_quant::mxfp4::Packing;
 
-use super::ExpertTarget;
-use crate::checkpoint::{ExpertStorage, Projection};
+use crate::checkpoint::ExpertStorage;
+use crate::peft::AdapterTarget;
 
 /// What a conversion did to each tensor, and in all.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RequantizationReport {
+pub struct ConversionReport {
     /// The model that was converted.
     pub source: PathBuf,
     /// The model that came of it.
     pub target: PathBuf,
+    /// The adapter that was merged into it, if one was.
+    pub adapter: Option<AdapterReport>,
     /// How the experts were stored.
     pub from: ExpertStorage,
     /// How they are.
-    pub to: ExpertTarget,
+    pub to: ExpertStorage,
+    /// How blocks were packed; none where no experts are in MXFP4.
+    pub packing: Option<Packing>,
     /// What their scales started from.
     pub scales: ScaleSource,
     /// The tensors that were converted, in the order of a forward pass; all others are byte for byte those of the source.
@@ -30,7 +35,7 @@ pub struct RequantizationReport {
     pub seconds: f64,
 }
 
-impl RequantizationReport {
+impl ConversionReport {
     /// The sums over all tensors.
     #[must_use]
     pub fn total(&self) -> Accuracy {
@@ -45,6 +50,23 @@ impl RequantizationReport {
     }
 }
 
+/// What an adapter changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterReport {
+    /// Its directory.
+    pub path: PathBuf,
+    /// The model that it says it was made for.
+    pub base_model: Option<String>,
+    /// Tensors of the model with a value that the adapter changes; blocks and scales together are one.
+    pub changed_tensors: usize,
+    /// All other tensors of the model.
+    pub kept_tensors: usize,
+    /// Experts, in all layers together, with a value that the adapter changes in one of their matrices.
+    pub changed_experts: usize,
+    /// All other experts.
+    pub kept_experts: usize,
+}
+
 /// What the scales of a packed tensor started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScaleSource {
@@ -54,13 +76,11 @@ pub enum ScaleSource {
     Model(PathBuf),
 }
 
-/// What a conversion did to the experts' matrices of a layer.
+/// What a conversion did to a weight: to the matrices of all experts of a layer, or to one that is not of the experts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TensorReport {
-    /// The layer.
-    pub layer: usize,
-    /// Which of the matrices.
-    pub projection: Projection,
+    /// The weight.
+    pub weight: AdapterTarget,
     /// How far the result is from the source.
     pub accuracy: Accuracy,
 }
@@ -69,6 +89,6 @@ impl TensorReport {
     /// The name in a checkpoint, without the endings of blocks and scales.
     #[must_use]
     pub fn name(&self) -> String {
-        self.projection.tensor_name(self.layer)
+        self.weight.tensor_name()
     }
 }
