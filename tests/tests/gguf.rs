@@ -153,7 +153,7 @@ fn small_vocabularies_load_and_foreign_tokenizers_are_refused() {
 fn what_is_stopped_leaves_nothing_under_its_name() {
     let scratch = Scratch::new("gguf-stopped");
     let source = scratch.join("model");
-    model(&source, "bf16", &["vocab_size=1000", "hidden_size=256", "intermediate_size=512", "num_local_experts=16"]);
+    model(&source, "bf16", &["vocab_size=1000", "hidden_size=512", "intermediate_size=1024", "num_local_experts=16"]);
     let (out, split) = (scratch.join("out.gguf"), ["5000000"]);
     let limited = |blocks: u32| {
         let mut command = Command::new("sh");
