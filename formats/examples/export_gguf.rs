@@ -1,5 +1,7 @@
 //! Writes a model as GGUF: `export_gguf MODEL FILE [native|f32|bf16|f16|q8_0|mxfp4] [BYTES of tensors in a file at most]`.
 
+#![expect(clippy::print_stdout, reason = "the result of this program")]
+
 use std::path::Path;
 use std::process::ExitCode;
 
