@@ -282,14 +282,6 @@ pub enum Error {
         /// The type.
         tensor_type: TensorType,
     },
-    /// A type of GGUF that this program does not write.
-    #[error("tensor `{tensor}` was to be {tensor_type}, which cannot be written")]
-    NoCodec {
-        /// The tensor.
-        tensor: String,
-        /// The type.
-        tensor_type: TensorType,
-    },
     /// Scales that are taken from a model of other sizes.
     #[error("the scales of {} do not fit: `{tensor}` has shape {found:?} there, expected {expected:?}", path.display())]
     ForeignHints {

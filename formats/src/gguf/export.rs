@@ -22,7 +22,7 @@ use ft_quant::mxfp4::Packing;
 
 use super::{FileType, GgufSpec, GgufTensor, GgufWriter, SealedGguf, TensorType, gguf_tensors, model_metadata};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::stream::in_background;
 
 /// Chooses the type of a tensor.
@@ -97,7 +97,7 @@ impl GgufExport<'_> {
     /// Every tensor of the file with its type, in order.
     ///
     /// # Errors
-    /// [`Error::GgufTensor`] for a tensor that cannot be of its type, [`Error::NoCodec`] for a type that this program does not write.
+    /// [`Error::GgufTensor`] for a tensor that cannot be of its type.
     pub fn plan(&self) -> Result<Vec<GgufSpec>> {
         self.planned().map(|planned| planned.into_iter().map(|(_, spec)| spec).collect())
     }
@@ -106,9 +106,6 @@ impl GgufExport<'_> {
         let mut planned = Vec::new();
         for tensor in gguf_tensors(self.source.config()) {
             let tensor_type = if tensor.is_always_f32() { TensorType::F32 } else { (self.types)(&tensor)? };
-            if !encode::is_supported(tensor_type) {
-                return Err(Error::NoCodec { tensor: tensor.name, tensor_type });
-            }
             let spec = GgufSpec { name: tensor.name.clone(), tensor_type, shape: tensor.shape.clone() };
             spec.byte_length()?;
             planned.push((tensor, spec));

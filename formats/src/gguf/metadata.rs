@@ -260,6 +260,7 @@ mod tests {
     fn the_models_own_files_come_before_what_is_given() {
         let root = tempfile::tempdir().unwrap();
         let path = model(root.path(), "model", &[]);
+        fs::remove_file(path.join("chat_template.jinja")).unwrap();
         let template = |given| match find(&metadata(&path, given).unwrap(), "tokenizer.chat_template") {
             Some(Value::String(text)) => Some(text),
             _ => None,

@@ -133,7 +133,7 @@ impl Mix {
                     return base;
                 }
                 let wanted = self.wanted(model, role(name, model), columns, is_stack(shape));
-                fitting(wanted, columns)
+                wanted.fitting(columns)
             }
             _ => TensorType::F32,
         }
@@ -228,13 +228,6 @@ fn has_more_bits(layer: usize, num_layers: usize) -> bool {
 
 fn is_whole(tensor_type: TensorType, columns: usize) -> bool {
     u64::try_from(columns).is_ok_and(|columns| columns.is_multiple_of(tensor_type.block_elements()))
-}
-
-/// The type itself if rows are whole blocks of it, or else one of smaller blocks, or else f16.
-///
-/// Source: llama.cpp `src/llama-quant.cpp`, `tensor_type_fallback`.
-fn fitting(wanted: TensorType, columns: usize) -> TensorType {
-    if wanted == TensorType::Mxfp4 && !is_whole(wanted, columns) { TensorType::F16 } else { wanted.fitting(columns) }
 }
 
 #[cfg(test)]

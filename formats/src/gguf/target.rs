@@ -1,6 +1,6 @@
 //! Which type a tensor gets.
 
-use super::{FileType, GgufTensor, Held, TensorType};
+use super::{FileType, GgufTensor, Held, Mix, MixModel, TensorType};
 use crate::checkpoint::{Checkpoint, ExpertStorage};
 use crate::dtype::Dtype;
 use crate::error::Result;
@@ -12,49 +12,47 @@ use crate::error::Result;
 pub enum GgufTarget {
     /// As they are in the model: MXFP4 experts byte for byte, all others in their own floats.
     Native,
-    /// Single precision.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// Half precision.
-    F16,
-    /// Blocks of eight bits; half precision where rows are no multiple of 32.
-    Q8_0,
-    /// The mix that ggml-org publishes: the experts in MXFP4, all others in blocks of eight bits.
-    Mxfp4,
+    /// As llama-quantize chooses.
+    Mix(Mix),
 }
 
 impl GgufTarget {
-    /// Every target with the word for it.
-    pub const ALL: [(Self, &'static str); 6] = [
-        (Self::Native, "native"),
-        (Self::F32, "f32"),
-        (Self::Bf16, "bf16"),
-        (Self::F16, "f16"),
-        (Self::Q8_0, "q8_0"),
-        (Self::Mxfp4, "mxfp4"),
-    ];
+    /// Every target.
+    pub fn all() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::Native).chain(Mix::ALL.map(Self::Mix))
+    }
+
+    /// The target of a name, whatever the case of its letters.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        if name.eq_ignore_ascii_case(Self::Native.name()) { Some(Self::Native) } else { Mix::from_name(name).map(Self::Mix) }
+    }
+
+    /// The name that people ask with.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Mix(mix) => mix.name(),
+        }
+    }
 
     /// The type of a tensor of `source` that is not always f32.
     ///
     /// # Errors
     /// [`crate::Error::MissingTensor`] for a tensor of another model.
     pub fn tensor_type(self, source: &Checkpoint, tensor: &GgufTensor) -> Result<TensorType> {
-        let is_expert = matches!(tensor.held, Held::Experts { .. });
-        let row = tensor.shape.last().copied().unwrap_or(0);
-        Ok(match self {
-            Self::Native => match &tensor.held {
-                Held::Whole(name) => float_type(source.tensor(name)?.dtype),
-                _ => match source.expert_storage() {
-                    ExpertStorage::Mxfp4 => TensorType::Mxfp4,
-                    ExpertStorage::Float(dtype) => float_type(dtype),
-                },
+        let config = source.config();
+        Ok(match (self, &tensor.held) {
+            (Self::Mix(mix), _) => {
+                let model = MixModel { num_layers: config.num_hidden_layers, num_experts: config.num_local_experts, has_output: true };
+                mix.tensor_type(&model, &tensor.name, &tensor.shape)
+            }
+            (Self::Native, Held::Whole(name)) => float_type(source.tensor(name)?.dtype),
+            (Self::Native, _) => match source.expert_storage() {
+                ExpertStorage::Mxfp4 => TensorType::Mxfp4,
+                ExpertStorage::Float(dtype) => float_type(dtype),
             },
-            Self::F32 => TensorType::F32,
-            Self::Bf16 => TensorType::Bf16,
-            Self::F16 => TensorType::F16,
-            Self::Mxfp4 if is_expert => TensorType::Mxfp4,
-            Self::Q8_0 | Self::Mxfp4 => TensorType::Q8_0.fitting(row),
         })
     }
 
@@ -62,17 +60,17 @@ impl GgufTarget {
     #[must_use]
     pub fn file_type(self, source: &Checkpoint) -> FileType {
         match (self, source.expert_storage()) {
-            (Self::Mxfp4, _) | (Self::Native, ExpertStorage::Mxfp4) => FileType::MXFP4_MOE,
-            (Self::Native, ExpertStorage::Float(Dtype::F32)) | (Self::F32, _) => FileType::F32,
-            (Self::Native, ExpertStorage::Float(Dtype::F16)) | (Self::F16, _) => FileType::F16,
-            (Self::Native | Self::Bf16, _) => FileType::BF16,
-            (Self::Q8_0, _) => FileType::Q8_0,
+            (Self::Mix(mix), _) => mix.file_type(),
+            (Self::Native, ExpertStorage::Mxfp4) => FileType::MXFP4_MOE,
+            (Self::Native, ExpertStorage::Float(Dtype::F32)) => FileType::F32,
+            (Self::Native, ExpertStorage::Float(Dtype::F16)) => FileType::F16,
+            (Self::Native, _) => FileType::BF16,
         }
     }
 }
 
 impl TensorType {
-    /// The type that llama-quantize falls back to where a row of `row` elements is no whole number of blocks; MXFP4 has none.
+    /// The type that llama-quantize falls back to where a row of `row` elements is no whole number of blocks.
     ///
     /// Source: llama.cpp `src/llama-quant.cpp`, `tensor_type_fallback`.
     #[must_use]
@@ -80,7 +78,6 @@ impl TensorType {
         let fits = |tensor_type: Self| (row as u64).is_multiple_of(tensor_type.block_elements());
         let stand_in = match self {
             _ if fits(self) => return self,
-            Self::Mxfp4 => return self,
             Self::Q4K => Self::Q5_0,
             Self::Q5K => Self::Q5_1,
             Self::Q6K => Self::Q8_0,
@@ -111,7 +108,7 @@ mod tests {
         assert_eq!(TensorType::Q6K.fitting(2880), TensorType::Q8_0);
         assert_eq!(TensorType::Q6K.fitting(80), TensorType::F16);
         assert_eq!(TensorType::Q8_0.fitting(80), TensorType::F16);
-        assert_eq!(TensorType::Mxfp4.fitting(80), TensorType::Mxfp4);
+        assert_eq!(TensorType::Mxfp4.fitting(80), TensorType::F16);
         assert_eq!(TensorType::Bf16.fitting(7), TensorType::Bf16);
     }
 }

@@ -1,8 +1,9 @@
 //! The tokenizer in GGUF: tokens, their kinds, and merges.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -105,10 +106,16 @@ impl Vocabulary {
     /// text and no harmony message contains.
     pub(super) fn of_model(directory: &Path, size: usize) -> Result<Self> {
         let tokenizer = Tokenizer::o200k_harmony();
-        let merges: Vec<(u32, u32, u32)> =
-            ordinary_ids().flat_map(|id| merges_into(tokenizer, id).into_iter().map(move |(left, right)| (left, right, id))).collect();
         let path = directory.join("tokenizer.json");
-        let specials = if path.exists() { checked_specials(&path, &merges)? } else { listed_specials().collect() };
+        // Either takes as long as writing a small model.
+        let (merges, file) = rayon::join(|| merges(tokenizer), || path.exists().then(|| read(&path)).transpose());
+        let specials = match file? {
+            Some(file) => {
+                check(&file, &merges).map_err(|problem| Error::ForeignTokenizer { path, problem })?;
+                file.added_tokens.iter().map(|token| token.id).collect()
+            }
+            None => listed_specials().collect::<HashSet<u32>>(),
+        };
         let texts: Vec<String> = ordinary_ids().map(|id| visible(tokenizer.token_bytes(id).unwrap_or_default())).collect();
         let is_within = |id: u32| (id as usize) < size;
         let merged = merges.into_iter().filter(|&(left, right, id)| is_within(left) && is_within(right) && is_within(id));
@@ -133,14 +140,18 @@ fn ordinary_ids() -> impl Iterator<Item = u32> {
     0..ORDINARY_TOKENS as u32
 }
 
-/// The ids of the special tokens that the tokenizer at `path` lists, when it is that of gpt-oss.
-fn checked_specials(path: &Path, merges: &[(u32, u32, u32)]) -> Result<HashSet<u32>> {
-    let text = read_bytes(path, LIMIT_BYTES)?;
-    let file = serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_owned(), source })?;
-    check(&file, merges).map_err(|problem| Error::ForeignTokenizer { path: PathBuf::from(path), problem })?;
-    Ok(file.added_tokens.iter().map(|token| token.id).collect())
+/// Every pair of tokens that are joined, with the token that they make.
+fn merges(tokenizer: &Tokenizer) -> Vec<(u32, u32, u32)> {
+    let of_token = |id: u32| merges_into(tokenizer, id).into_iter().map(move |(left, right)| (left, right, id));
+    (0..ORDINARY_TOKENS as u32).into_par_iter().flat_map_iter(of_token).collect()
 }
 
+fn read(path: &Path) -> Result<TokenizerFile> {
+    let text = read_bytes(path, LIMIT_BYTES)?;
+    serde_json::from_slice(&text).map_err(|source| Error::Json { path: path.to_owned(), source })
+}
+
+/// Finds a difference to the tokenizer of gpt-oss.
 fn check(file: &TokenizerFile, merges: &[(u32, u32, u32)]) -> Result<(), TokenizerProblem> {
     let tokenizer = Tokenizer::o200k_harmony();
     let vocab = &file.model.vocab;

@@ -14,7 +14,7 @@ use header::{ALIGNMENT_KEY, Header};
 
 use super::{DEFAULT_ALIGNMENT, Value};
 use crate::error::{Error, InFile, Result};
-use crate::output::{PartialFiles, sync_file};
+use crate::output::{PartialFiles, WriteBehind, sync_file};
 use crate::stream::TensorSink;
 
 pub use header::{GgufSpec, TensorProblem};
@@ -35,6 +35,7 @@ pub struct GgufWriter {
     partial: PathBuf,
     slots: Vec<Slot>,
     by_name: HashMap<String, usize>,
+    write_behind: WriteBehind,
 }
 
 /// The place of a tensor.
@@ -111,7 +112,8 @@ impl GgufWriter {
         let targets = (0..count).map(|index| if count == 1 { path.clone() } else { split_path(&path, index, count) }).collect();
         let files = PartialFiles::create(&path, targets)?;
         let partial = files.partial(0);
-        let mut writer = Self { open: Vec::new(), files, partial, slots: Vec::new(), by_name: HashMap::new() };
+        let (slots, by_name, write_behind) = (Vec::new(), HashMap::new(), WriteBehind::default());
+        let mut writer = Self { open: Vec::new(), files, partial, slots, by_name, write_behind };
         for (index, group) in groups.iter().enumerate() {
             let keys = if count > 1 { split_keys(index, count, tensors.len()).to_vec() } else { Vec::new() };
             let metadata = if index == 0 { metadata } else { &[] };
@@ -165,6 +167,7 @@ impl GgufWriter {
         }
         let written = self.open[slot.file].write_all_at(bytes, slot.begin + slot.written);
         written.map_err(|source| Error::Io { action: "write", path: self.files.partial(slot.file), source })?;
+        self.write_behind.advance(&self.open[slot.file], bytes.len() as u64);
         self.slots[index].written += bytes.len() as u64;
         Ok(())
     }

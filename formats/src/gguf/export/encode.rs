@@ -1,7 +1,7 @@
 //! Floats to the types of GGUF, a stretch of whole rows at a time.
 
 use bytemuck::Pod;
-use ft_quant::{Float, ggml};
+use ft_quant::Float;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
@@ -35,24 +35,6 @@ impl Source for f32 {
     fn widen(values: &[Self], wide: &mut [f32]) {
         wide.copy_from_slice(values);
     }
-}
-
-/// The block codec of a type, for those that are no floats and can be written.
-pub(super) fn codec(tensor_type: TensorType) -> Option<ggml::Type> {
-    Some(match tensor_type {
-        TensorType::Q4_0 => ggml::Type::Q4_0,
-        TensorType::Q5_0 => ggml::Type::Q5_0,
-        TensorType::Q5_1 => ggml::Type::Q5_1,
-        TensorType::Q8_0 => ggml::Type::Q8_0,
-        TensorType::Iq4Nl => ggml::Type::Iq4Nl,
-        TensorType::Mxfp4 => ggml::Type::Mxfp4,
-        _ => return None,
-    })
-}
-
-/// True when tensors of this type can be written.
-pub(super) fn is_supported(tensor_type: TensorType) -> bool {
-    matches!(tensor_type, TensorType::F32 | TensorType::F16 | TensorType::Bf16) || codec(tensor_type).is_some()
 }
 
 /// Bytes that `elements` values take, which are whole blocks.
@@ -128,8 +110,8 @@ fn encode_bf16(values: &[f32], bytes: &mut [u8]) -> Result<(), usize> {
 }
 
 fn encode_blocks(values: &[f32], to: TensorType, bytes: &mut [u8]) -> Result<(), usize> {
-    // Types without a codec are refused before anything is written.
-    let Some(codec) = codec(to) else { return Err(0) };
+    // Every type that is no float has a codec.
+    let Some(codec) = to.block_type() else { return Err(0) };
     match codec.quantize(values, bytes) {
         Ok(()) => Ok(()),
         Err(ft_quant::Error::NotFinite { index }) => Err(index),
