@@ -4,6 +4,8 @@
 //! those of gate and up: in MXFP4 byte for byte as OpenAI published them, else as plain floats [in, out].
 
 #[cfg(test)]
+mod malformed;
+#[cfg(test)]
 mod tests;
 mod values;
 

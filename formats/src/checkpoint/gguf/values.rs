@@ -23,31 +23,27 @@ const TILE: usize = 32;
 pub(super) fn to_f32(tensor_type: TensorType, bytes: &[u8]) -> Result<Vec<u8>, Error> {
     // The type's blocks were checked against the file; both numbers are small.
     let (block_elements, block_bytes) = (tensor_type.block_elements() as usize, tensor_type.block_bytes() as usize);
-    let mut values = vec![0f32; bytes.len() / block_bytes * block_elements];
-    let pieces = || bytes.par_chunks(PIECE_BLOCKS * block_bytes);
-    let targets = values.par_chunks_mut(PIECE_BLOCKS * block_elements);
-    match (tensor_type, tensor_type.block_type()) {
-        (_, Some(codec)) => {
-            let decode = |(piece, (blocks, values)): (usize, (&[u8], &mut [f32]))| {
-                codec.dequantize(blocks, values).err().map(|error| moved(error, piece * PIECE_BLOCKS))
-            };
-            if let Some(error) = pieces().zip(targets).enumerate().find_map_first(decode) {
-                return Err(error);
-            }
-        }
-        (TensorType::F16, None) => {
-            pieces().zip(targets).for_each(|(halves, values)| widen(halves, values, |half| f16::from_le_bytes(half).into()))
-        }
-        (TensorType::Bf16, None) => {
-            pieces().zip(targets).for_each(|(halves, values)| widen(halves, values, |half| bf16::from_le_bytes(half).into()))
-        }
-        _ => pieces().zip(targets).for_each(|(words, values)| widen(words, values, f32::from_le_bytes)),
-    }
-    Ok(bytemuck::allocation::pod_collect_to_vec(&values))
+    let mut values = vec![0; bytes.len() / block_bytes * block_elements * size_of::<f32>()];
+    let targets = values.par_chunks_mut(PIECE_BLOCKS * block_elements * size_of::<f32>());
+    let decode = |(piece, (stored, target)): (usize, (&[u8], &mut [u8]))| {
+        // The bytes of the result need not be aligned to numbers.
+        let mut floats = vec![0f32; target.len() / size_of::<f32>()];
+        let outcome = match (tensor_type, tensor_type.block_type()) {
+            (_, Some(codec)) => codec.dequantize(stored, &mut floats),
+            (TensorType::F16, None) => widen(stored, &mut floats, |half| f16::from_le_bytes(half).into()),
+            (TensorType::Bf16, None) => widen(stored, &mut floats, |half| bf16::from_le_bytes(half).into()),
+            _ => widen(stored, &mut floats, f32::from_le_bytes),
+        };
+        target.copy_from_slice(bytemuck::cast_slice(&floats));
+        outcome.err().map(|error| moved(error, piece * PIECE_BLOCKS))
+    };
+    let failed = bytes.par_chunks(PIECE_BLOCKS * block_bytes).zip(targets).enumerate().find_map_first(decode);
+    failed.map_or(Ok(values), Err)
 }
 
-fn widen<const N: usize>(bytes: &[u8], values: &mut [f32], read: impl Fn([u8; N]) -> f32) {
+fn widen<const N: usize>(bytes: &[u8], values: &mut [f32], read: impl Fn([u8; N]) -> f32) -> Result<(), Error> {
     bytes.as_chunks::<N>().0.iter().zip(values).for_each(|(bytes, value)| *value = read(*bytes));
+    Ok(())
 }
 
 /// The error of a piece that begins at block `first`.
