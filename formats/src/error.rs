@@ -346,16 +346,18 @@ pub enum Error {
         /// Why not.
         problem: TensorProblem,
     },
-    /// A config that llama.cpp, and what is built on it, would compute otherwise.
-    #[error("the model in {} has `{key}` {found}, and GGUF has no place for another than {supported}", path.display())]
-    NotInGguf {
+    /// A config that a format has no words for: its readers would compute otherwise.
+    #[error("the model in {} has `{key}` {found}, and {format} has no place for another than {supported}", path.display())]
+    NotIn {
+        /// The format.
+        format: &'static str,
         /// The model.
         path: PathBuf,
         /// The key of its config.
         key: &'static str,
         /// What it says there.
         found: String,
-        /// What GGUF's readers compute with.
+        /// What its readers compute with.
         supported: &'static str,
     },
     /// A model that reads text in another way.
@@ -467,7 +469,7 @@ impl Hint for Error {
                 Some("the training diverged, or `lora_alpha` is not what it was trained with: merge an earlier adapter".to_owned())
             }
             Self::ForeignHints { .. } => Some("give the MXFP4 model that this one was trained from".to_owned()),
-            Self::NotPacked { .. } => Some("give a model whose experts are in MXFP4".to_owned()),
+            Self::NotPacked { .. } => Some("give a model whose experts are in MXFP4; `ft quantize --to mxfp4` makes one".to_owned()),
             Self::Packed { .. } | Self::Quantized { .. } => Some("the file is damaged: copy or download it again".to_owned()),
             Self::UnsupportedLayout { .. } => Some("use a checkpoint in the layout of openai/gpt-oss-20b, in MXFP4 or bf16".to_owned()),
             Self::Adapter { problem, .. } => problem.hint(),

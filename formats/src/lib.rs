@@ -5,6 +5,7 @@
 
 #![deny(missing_docs)]
 
+pub mod bundle;
 pub mod card;
 pub mod checkpoint;
 pub mod comparison;
@@ -17,6 +18,7 @@ pub mod harmony;
 mod json;
 pub mod merge;
 pub mod ollama;
+pub mod original;
 mod output;
 pub mod peft;
 pub mod report;

@@ -12,6 +12,7 @@ mod validate;
 mod write;
 
 pub(super) use gguf::of_gguf;
+pub(super) use original::to_json as original_json;
 pub use problem::ConfigProblem;
 pub use rope::YarnScaling;
 pub(super) use write::with_storage;

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value as Json;
 
+use super::config::original_json;
 use super::generation_config::generation_config;
+use super::layout::Layout;
 use super::shards::{INDEX, index_json, shard_name};
 use super::{Checkpoint, Config, ExpertStorage, tensor_specs};
 use crate::error::{Error, InFile, Result};
@@ -63,6 +65,8 @@ pub struct CheckpointWriter {
     specs: Vec<TensorSpec>,
     /// Index of the shard of each tensor.
     by_tensor: HashMap<String, usize>,
+    /// In OpenAI's layout, the name there of each tensor.
+    original: Option<HashMap<String, String>>,
 }
 
 impl CheckpointWriter {
@@ -123,6 +127,42 @@ impl CheckpointWriter {
         Ok(writer)
     }
 
+    /// Begins a copy of `source` in OpenAI's layout, which takes tensors by their Hugging Face names all the same: in pieces, and queries,
+    /// keys and values in this order.
+    ///
+    /// # Errors
+    /// As [`CheckpointWriter::create`]; [`Error::NotPacked`] for plain experts, which that layout does not have; [`Error::NotIn`] for a config
+    /// that it has no words for; [`Error::WrongDtype`] for a key or value of another type than the query.
+    pub fn original(directory: &Path, source: &Checkpoint, max_shard_bytes: u64) -> Result<Self> {
+        if source.expert_storage() != ExpertStorage::Mxfp4 {
+            return Err(Error::NotPacked { path: source.path().to_owned() });
+        }
+        let config = source.config().clone();
+        let json = original_json(&config).map_err(|(key, found, supported)| Error::NotIn {
+            format: "OpenAI's layout",
+            path: source.path().to_owned(),
+            key,
+            found,
+            supported,
+        })?;
+        let (mut specs, mut names) = (Vec::<TensorSpec>::new(), HashMap::new());
+        for spec in source.specs() {
+            let stored = Layout::Original.stored(spec, &config);
+            match specs.iter().find(|known| known.name == stored.name) {
+                Some(known) if known.dtype != spec.dtype => {
+                    let (tensor, path) = (spec.name.clone(), source.file_of(&spec.name).to_owned());
+                    return Err(Error::WrongDtype { tensor, path, expected: known.dtype.name(), found: spec.dtype });
+                }
+                Some(_) => {}
+                None => specs.push(TensorSpec { name: stored.name.clone(), dtype: spec.dtype, shape: stored.shape }),
+            }
+            names.insert(spec.name.clone(), stored.name);
+        }
+        let mut writer = Self::of_specs(directory, config, json, specs, max_shard_bytes, None)?;
+        writer.original = Some(names);
+        Ok(writer)
+    }
+
     fn of_specs(
         directory: &Path,
         config: Config,
@@ -139,7 +179,7 @@ impl CheckpointWriter {
             shards.push(SafetensorsWriter::create(&path, group, &BTreeMap::new())?);
             by_tensor.extend(group.iter().map(|spec| (spec.name.clone(), index)));
         }
-        Ok(Self { shards, directory, config, json, specs, by_tensor })
+        Ok(Self { shards, directory, config, json, specs, by_tensor, original: None })
     }
 
     /// The tensors that it takes, in the order of a forward pass; they can be written in any order.
@@ -165,7 +205,8 @@ impl CheckpointWriter {
     /// # Errors
     /// [`Error::Io`], [`Error::UnknownTensor`] or [`Error::WrittenLength`].
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.shard(name)?.write(name, bytes)
+        let (shard, stored) = self.place(name)?;
+        shard.write(stored, bytes)
     }
 
     /// Writes the next bytes of a tensor that comes in pieces.
@@ -173,7 +214,8 @@ impl CheckpointWriter {
     /// # Errors
     /// As [`CheckpointWriter::write`].
     pub fn write_chunk(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.shard(name)?.write_chunk(name, bytes)
+        let (shard, stored) = self.place(name)?;
+        shard.write_chunk(stored, bytes)
     }
 
     /// Copies the tokenizer, template and generation config of `source`, as far as it has them; those of a model in GGUF are written anew.
@@ -228,7 +270,7 @@ impl CheckpointWriter {
     /// [`Error::WrittenLength`] for the first tensor that is not whole, [`Error::Io`].
     pub fn seal(self) -> Result<SealedCheckpoint> {
         let total_bytes = self.total_bytes();
-        let Self { shards, directory, config, json, by_tensor, .. } = self;
+        let Self { shards, directory, config, json, by_tensor, original, .. } = self;
         let count = shards.len();
         for shard in shards {
             shard.finish()?;
@@ -239,15 +281,20 @@ impl CheckpointWriter {
         }
         write_json(&directory.path().join(CONFIG), &json)?;
         let generation = directory.path().join("generation_config.json");
-        if !generation.exists() {
+        if original.is_none() && !generation.exists() {
             write_json(&generation, &generation_config(&config))?;
         }
         Ok(SealedCheckpoint { directory })
     }
 
-    fn shard(&mut self, name: &str) -> Result<&mut SafetensorsWriter> {
-        match self.by_tensor.get(name) {
-            Some(&index) => Ok(&mut self.shards[index]),
+    /// The file of a tensor, and its name there.
+    fn place<'n>(&'n mut self, name: &'n str) -> Result<(&'n mut SafetensorsWriter, &'n str)> {
+        let stored = match &self.original {
+            Some(names) => names.get(name).map(String::as_str),
+            None => Some(name),
+        };
+        match stored.and_then(|stored| Some((self.by_tensor.get(stored)?, stored))) {
+            Some((&index, stored)) => Ok((&mut self.shards[index], stored)),
             None => Err(Error::UnknownTensor { tensor: name.to_owned(), path: self.directory.target().to_owned() }),
         }
     }

@@ -37,7 +37,7 @@ pub type Metadata = Vec<(String, Value)>;
 /// The chat template is the model's own, or `template` when it has none.
 ///
 /// # Errors
-/// [`Error::NotInGguf`] for a config that llama.cpp cannot compute; [`Error::ForeignTokenizer`] for a model with a tokenizer of its own;
+/// [`Error::NotIn`] for a config that llama.cpp cannot compute; [`Error::ForeignTokenizer`] for a model with a tokenizer of its own;
 /// [`Error::Io`] or [`Error::Json`] for a file beside the weights that cannot be read.
 pub fn model_metadata(
     source: &Checkpoint,
@@ -78,8 +78,9 @@ impl Keys {
 
 /// Refuses what llama.cpp would load and compute otherwise, or not load.
 fn check(path: &Path, config: &Config) -> Result<()> {
-    let refused =
-        |key, found: &dyn ToString, supported| Err(Error::NotInGguf { path: path.to_owned(), key, found: found.to_string(), supported });
+    let refused = |key, found: &dyn ToString, supported| {
+        Err(Error::NotIn { format: "GGUF", path: path.to_owned(), key, found: found.to_string(), supported })
+    };
     // Source: llama.cpp `src/llama-graph.cpp`, `LLM_FFN_SWIGLU_OAI_MOE`.
     if config.swiglu_alpha != 1.702 {
         return refused("swiglu_alpha", &config.swiglu_alpha, "1.702");
@@ -299,7 +300,7 @@ mod tests {
     fn what_llama_cpp_would_compute_otherwise_is_refused_or_told() {
         let root = tempfile::tempdir().unwrap();
         let path = model(root.path(), "limit", &[("swiglu_limit", "5")]);
-        assert!(matches!(metadata(&path, None), Err(Error::NotInGguf { key: "swiglu_limit", .. })));
+        assert!(matches!(metadata(&path, None), Err(Error::NotIn { key: "swiglu_limit", .. })));
         let layer_types = ("layer_types", "[\"full_attention\", \"sliding_attention\", \"full_attention\"]");
         let path = model(root.path(), "pattern", &[layer_types]);
         let found = metadata(&path, None).unwrap();

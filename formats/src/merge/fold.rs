@@ -18,9 +18,6 @@ use crate::stream::{Buffer, Bytes, Failure, Matrices, Output, PackedBytes, Part,
 /// Elements of a tensor that are merged together: as many as an expert of gpt-oss has.
 const PIECE_ELEMENTS: usize = 1 << 24;
 
-/// The scale that stands for no number.
-const RESERVED_SCALE: u8 = 255;
-
 /// What is merged, and how.
 pub(super) struct Folding<'a> {
     pub(super) source: &'a Checkpoint,
@@ -165,7 +162,7 @@ impl<'a> Folding<'a> {
     ) -> Result<Option<Outcome>> {
         let matrices = Matrices::of(self.source, self.hints, layer, projection);
         if pair.is_none() && self.to == self.source.expert_storage() {
-            self.carry_over(&matrices, output, advance)?;
+            matrices.carry_over(output, advance)?;
             return Ok(None);
         }
         let mut total = Outcome::default();
@@ -181,26 +178,6 @@ impl<'a> Folding<'a> {
             advance(length);
         }
         Ok(Some(total))
-    }
-
-    /// Puts out the experts of a layer as they are.
-    fn carry_over(&self, matrices: &Matrices<'a>, output: &Output<'a>, advance: &mut dyn FnMut(usize)) -> Result<()> {
-        for expert in 0..matrices.experts {
-            let matrix = matrices.expert(expert)?;
-            advance(matrix.len());
-            let refused = |error: ft_quant::Error| Failure::Values(error).at(matrices, expert);
-            match matrix {
-                ExpertMatrix::Float { dtype, values } => match dtype.first_not_finite(&values) {
-                    Some(index) => return Err(refused(ft_quant::Error::NotFinite { index })),
-                    None => output.write(matrices.name(), values.into())?,
-                },
-                ExpertMatrix::Mxfp4 { blocks, scales } => match scales.iter().position(|&scale| scale == RESERVED_SCALE) {
-                    Some(index) => return Err(refused(ft_quant::Error::ReservedScale { index })),
-                    None => matrices.write_packed(blocks.into(), scales.into(), output)?,
-                },
-            }
-        }
-        Ok(())
     }
 
     fn expert(

@@ -14,6 +14,9 @@ use crate::checkpoint::{Checkpoint, ExpertMatrix, ExpertStorage, Projection};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
+/// The scale that stands for no number.
+const RESERVED_SCALE: u8 = 255;
+
 /// The experts' matrices of a layer.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrices<'a> {
@@ -66,6 +69,29 @@ impl<'a> Matrices<'a> {
     /// The packed matrix of another model whose scales one of them starts from.
     pub(crate) fn hint(&self, expert: usize) -> Result<Option<ExpertMatrix<'a>>> {
         self.hints.map(|model| model.expert(self.layer, self.projection, expert)).transpose()
+    }
+
+    /// Puts out all of them as they are.
+    ///
+    /// # Errors
+    /// [`Error::Unpackable`] or [`Error::Packed`] for what stands for no number.
+    pub(crate) fn carry_over(&self, output: &Output<'a>, advance: &mut dyn FnMut(usize)) -> Result<()> {
+        for expert in 0..self.experts {
+            let matrix = self.expert(expert)?;
+            advance(matrix.len());
+            let refused = |error: ft_quant::Error| Failure::Values(error).at(self, expert);
+            match matrix {
+                ExpertMatrix::Float { dtype, values } => match dtype.first_not_finite(&values) {
+                    Some(index) => return Err(refused(ft_quant::Error::NotFinite { index })),
+                    None => output.write(self.name(), values.into())?,
+                },
+                ExpertMatrix::Mxfp4 { blocks, scales } => match scales.iter().position(|&scale| scale == RESERVED_SCALE) {
+                    Some(index) => return Err(refused(ft_quant::Error::ReservedScale { index })),
+                    None => self.write_packed(blocks.into(), scales.into(), output)?,
+                },
+            }
+        }
+        Ok(())
     }
 
     /// Takes a matrix that was asked for out of this process's memory.

@@ -2,7 +2,7 @@
 //!
 //! Source: openai/gpt-oss `gpt_oss/torch/model.py` `ModelConfig`; transformers `convert_gpt_oss_weights_to_hf.py`.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::read::Keys;
 use super::{Config, ConfigProblem, LayerType, YarnScaling, validate};
@@ -10,6 +10,45 @@ use super::{Config, ConfigProblem, LayerType, YarnScaling, validate};
 /// True for OpenAI's spelling: it has no `model_type`, and names of its own.
 pub(super) fn is_original(object: &Map<String, Value>) -> bool {
     !object.contains_key("model_type") && (object.contains_key("num_experts") || object.contains_key("rope_scaling_factor"))
+}
+
+/// The content of OpenAI's `config.json` for `config`.
+///
+/// # Errors
+/// The key that it has no place for, the value found, and the one that it stands for when it is silent.
+pub(in crate::checkpoint) fn to_json(config: &Config) -> Result<Value, (&'static str, String, &'static str)> {
+    let published = YarnScaling::published();
+    let scaling = config.rope_scaling.unwrap_or(YarnScaling { factor: 1.0, ..published });
+    if config.layer_types != LayerType::alternating(config.num_hidden_layers) {
+        return Err(("layer_types", "of another order".to_owned(), "sliding and full in turn"));
+    }
+    if scaling.truncate {
+        return Err(("rope_scaling.truncate", "true".to_owned(), "false"));
+    }
+    if config.swiglu_alpha != 1.702 {
+        return Err(("swiglu_alpha", config.swiglu_alpha.to_string(), "1.702"));
+    }
+    if config.rms_norm_eps != 1e-5 {
+        return Err(("rms_norm_eps", config.rms_norm_eps.to_string(), "1e-5"));
+    }
+    Ok(json!({
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_experts": config.num_local_experts,
+        "experts_per_token": config.num_experts_per_token,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "swiglu_limit": config.swiglu_limit,
+        "head_dim": config.head_dim,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "sliding_window": config.sliding_window,
+        "initial_context_length": config.rope_scaling.map_or(config.max_position_embeddings, |yarn| yarn.original_max_position_embeddings),
+        "rope_theta": config.rope_theta,
+        "rope_scaling_factor": scaling.factor,
+        "rope_ntk_alpha": scaling.beta_slow,
+        "rope_ntk_beta": scaling.beta_fast,
+    }))
 }
 
 /// The config that `object` spells, with the published values where it is silent.

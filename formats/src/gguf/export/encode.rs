@@ -183,7 +183,7 @@ mod tests {
         let values: Vec<bf16> = (0..4096).map(|index| bf16::from_f32((index as f32).sin())).collect();
         let wide: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
         let mut expected = vec![0; 4096 / 32 * 34];
-        ggml::Type::Q8_0.quantize(&wide, &mut expected).unwrap();
+        ft_quant::ggml::Type::Q8_0.quantize(&wide, &mut expected).unwrap();
         assert_eq!(encoded(&values, TensorType::Q8_0).unwrap(), expected);
     }
 }
