@@ -6,7 +6,9 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand, ValueEnum};
 use ft_trainer::recipe::TrainingDtype;
 
-use crate::commands::{chat, eval, generate, init, inspect, logits, merge, plan, preview, quantize, recipes, render, train};
+use crate::commands::{
+    chat, eval, export, generate, init, inspect, logits, merge, plan, preview, quantize, recipes, render, train, verify,
+};
 
 const AFTER_HELP: &str = "\
 First steps:
@@ -41,6 +43,8 @@ pub(crate) enum Verb {
     Eval(eval::Arguments),
     Quantize(quantize::Arguments),
     Merge(merge::Arguments),
+    Export(export::Arguments),
+    Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     Recipes(recipes::Arguments),
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod eval;
+pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod inspect;
@@ -13,6 +14,7 @@ pub(crate) mod quantize;
 pub(crate) mod recipes;
 pub(crate) mod render;
 pub(crate) mod train;
+pub(crate) mod verify;
 
 use crate::arguments::Verb;
 use crate::error::Result;
@@ -32,6 +34,8 @@ pub(crate) fn run(verb: &Verb, terminal: &Terminal) -> Result<()> {
         Verb::Eval(arguments) => eval::run(arguments, terminal),
         Verb::Quantize(arguments) => quantize::run(arguments, terminal),
         Verb::Merge(arguments) => merge::run(arguments, terminal),
+        Verb::Export(arguments) => export::run(arguments, terminal),
+        Verb::Verify(arguments) => verify::run(arguments, terminal),
         Verb::Inspect(arguments) => inspect::run(arguments, terminal),
         Verb::Recipes(arguments) => recipes::run(arguments, terminal),
     }

@@ -43,6 +43,10 @@ pub(crate) enum Error {
     KlAboveBound { model: PathBuf, mean: f64, bound: f64 },
     #[error("{tensor} is {found_db:.2} dB above its error, and --fail-below asks for {bound_db:.2} dB")]
     AccuracyBelowBound { tensor: String, found_db: f64, bound_db: f64 },
+    #[error("the model that {} changes is not known", adapter.display())]
+    NoBase { adapter: PathBuf, base: Option<PathBuf> },
+    #[error("there can be no Modelfile with this name")]
+    Modelfile { source: ft_formats::ollama::ModelfileError },
     #[error("no GPU can be used")]
     NoGpu { source: ft_quant::cuda::Unavailable },
     #[error("`{argument}` has no effect here: {reason}")]
@@ -95,6 +99,14 @@ impl Hint for Error {
             Self::AccuracyBelowBound { .. } => {
                 "nothing was written; other scales, such as those of the model it was trained from (--hint-from), may lose less"
             }
+            Self::NoBase { base: Some(base), .. } => {
+                return Some(format!(
+                    "it names {}, which is not here: give --base MODEL, of which `config.json` is enough",
+                    base.display()
+                ));
+            }
+            Self::NoBase { base: None, .. } => "give --base MODEL, of which `config.json` is enough",
+            Self::Modelfile { .. } => "give another --name",
             Self::NoGpu { .. } => "`--device cpu` gives the same bytes",
             Self::NoEffect { .. } => "leave it out",
             Self::DiskSpace { .. } => "free some space, or choose another directory",

@@ -17,6 +17,7 @@ mod report;
 mod report_file;
 mod terminal;
 mod units;
+mod verification;
 mod watch;
 
 use std::process::ExitCode;

@@ -25,6 +25,9 @@ pub(crate) enum Bytes {}
 #[derive(Debug)]
 pub(crate) enum Tokens {}
 
+#[derive(Debug)]
+pub(crate) enum Elements {}
+
 impl Unit for Bytes {
     const TEMPLATE: &'static str = "{msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left";
 
@@ -41,11 +44,22 @@ impl Unit for Tokens {
     }
 }
 
+impl Unit for Elements {
+    const TEMPLATE: &'static str = "{msg} [{bar:30}] {human_pos}/{human_len} weights, {eta} left";
+
+    fn words(count: u64) -> String {
+        format!("{} weights", whole(count))
+    }
+}
+
 /// Progress in bytes.
 pub(crate) type ByteProgress = Progress<Bytes>;
 
 /// Progress in tokens.
 pub(crate) type TokenProgress = Progress<Tokens>;
+
+/// Progress in weights.
+pub(crate) type ElementProgress = Progress<Elements>;
 
 /// A bar on a terminal; elsewhere a line every few seconds, so that short work says nothing.
 #[derive(Debug)]

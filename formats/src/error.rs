@@ -308,6 +308,14 @@ pub enum Error {
         /// Its value in the former.
         found: f64,
     },
+    /// A tensor that was read back and is not what was written.
+    #[error("tensor `{tensor}` in {} does not hold what was written to it", path.display())]
+    Differs {
+        /// The tensor.
+        tensor: String,
+        /// The file.
+        path: PathBuf,
+    },
     /// An index that the model does not reach.
     #[error("there is no {what} {index}: the model has {count}")]
     NoSuch {

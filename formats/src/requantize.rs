@@ -84,6 +84,12 @@ impl Requantized {
         self.sealed.path()
     }
 
+    /// The model alone, not yet published.
+    #[must_use]
+    pub fn into_sealed(self) -> SealedCheckpoint {
+        self.sealed
+    }
+
     /// Makes the model appear under its name.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 
-use super::{ARCHITECTURE, ExpertRows, GgufSpec, GgufWriter, Held, SealedGguf, TensorType, Value, gguf_tensors};
+use super::{ARCHITECTURE, ExpertRows, GgufFile, GgufSpec, GgufWriter, Held, SealedGguf, TensorType, Value, gguf_tensors};
 use crate::checkpoint::{Config, Projection};
 use crate::error::{Error, Result};
 use crate::peft::{AdapterPair, AdapterTarget, PeftAdapter};
@@ -70,6 +70,21 @@ impl GgufAdapter<'_> {
             writer.write(&half.spec.name, &self.bytes(half, &values)?)?;
         }
         writer.seal()
+    }
+
+    /// Compares what was written with the adapter, number by number.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`], or [`Error::Differs`] with the first tensor that holds something else.
+    pub fn check(&self, file: &GgufFile) -> Result<()> {
+        let alpha = self.alpha();
+        for half in &self.halves() {
+            let found = file.tensor(&half.spec.name)?;
+            if found.shape != half.spec.shape || found.bytes != self.bytes(half, &half.values(alpha))? {
+                return Err(Error::Differs { tensor: half.spec.name.clone(), path: file.path().to_owned() });
+            }
+        }
+        Ok(())
     }
 
     /// The alpha of the first pair that is scaled at all; a runtime takes 0 for none, that is, for no division by the rank.
