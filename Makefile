@@ -2,7 +2,8 @@
 # make install      puts `ft` on the PATH
 # make test         everything, against transformers, PEFT, openai-harmony and ggml
 # make lint         formatting and clippy
-# make bench        a training step of ft against one of transformers + PEFT, and requantizing against copies, numpy, torch and ggml
+# make bench        a training step of ft against one of transformers + PEFT, requantizing against copies, numpy, torch and ggml,
+#                   and exporting against llama.cpp's converter
 
 CARGO ?= cargo
 PREFIX ?= $(or $(CARGO_HOME),$(HOME)/.cargo)
@@ -42,6 +43,7 @@ bench: peers build
 	$(CARGO) build --release --locked --package ft-quant --examples
 	.venv/bin/python bench/train_step.py $(FT)
 	.venv/bin/python bench/quantize.py $(FT) $(TARGET)/release/examples
+	.venv/bin/python bench/export.py $(FT)
 
 install: build
 	@sh scripts/install.sh "$(FT)" "$(PREFIX)"

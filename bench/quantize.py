@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 os.environ |= {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
@@ -27,16 +26,10 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests/peers"))
 import ggml
+from measure import drop_caches, move, seconds
 
 ROWS, COLUMNS = 5760, 2880
 MXFP4 = 39
-PIECE_BYTES = 16 << 20
-
-
-def seconds(work):
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def numpy_unpack(blocks, scales):
@@ -67,28 +60,6 @@ def peers():
         "pack, ggml's reference": ggml_pack,
     }
     return {name: ROWS * COLUMNS / statistics.median(seconds(work) for _ in range(3)) / 1e9 for name, work in works.items()}
-
-
-def drop_caches():
-    subprocess.run(["sync"], check=True)
-    try:
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-    except OSError:
-        print("the cache of the system could not be dropped: files are read warm", file=sys.stderr)
-
-
-def move(source, target, size):
-    """Reads all of `source` and writes `size` bytes to `target`, spread evenly, synced: what a conversion moves, without the conversion."""
-    whole = source.stat().st_size
-    piece = bytearray(PIECE_BYTES)
-    done = written = 0
-    with open(source, "rb", buffering=0) as reader, open(target, "wb", buffering=0) as writer:
-        while count := reader.readinto(piece):
-            done += count
-            goal = size * done // whole
-            while written < goal:
-                written += writer.write(memoryview(piece)[: min(goal - written, PIECE_BYTES)])
-        os.fsync(writer.fileno())
 
 
 def quantize(ft, source, target, to, work):
