@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use ft_quant::Float;
 use ft_quant::mxfp4::{BLOCK_BYTES, BLOCK_ELEMENTS, ScaleRule, pack, pack_transposed, unpack, unpack_transposed};
 use half::bf16;
 
@@ -19,6 +20,7 @@ fn main() {
     let elements = experts * INPUTS * OUTPUTS;
     let mut state = 1u64;
     let values: Vec<bf16> = (0..elements).map(|_| bf16::from_f32(weight(&mut state))).collect();
+    let singles: Vec<f32> = (0..elements).map(|_| weight(&mut state)).collect();
     let mut blocks = vec![1; elements / BLOCK_ELEMENTS * BLOCK_BYTES];
     let mut scales = vec![1; elements / BLOCK_ELEMENTS];
     // Large allocations begin 16 bytes into a page; writing past the caches takes a whole line.
@@ -44,25 +46,29 @@ fn main() {
                 unpack_transposed(blocks, scales, OUTPUTS, out).expect("valid blocks");
             }
         });
-        for (row, column, rule) in [
-            ("pack_even", "pack_transposed_even", ScaleRule::Even),
-            ("pack_hint", "pack_transposed_hint", ScaleRule::Hint),
-            ("pack_mse", "pack_transposed_mse", ScaleRule::Mse),
-        ] {
-            time(row, &mut || pack(&values, rule.into(), Some(&hints), &mut blocks, &mut scales).expect("finite weights"));
-            time(column, &mut || {
-                let packed = blocks.chunks_exact_mut(INPUTS * OUTPUTS / 2).zip(scales.chunks_exact_mut(INPUTS * OUTPUTS / BLOCK_ELEMENTS));
-                for ((values, hints), (blocks, scales)) in each(&values, experts).zip(each(&hints, experts)).zip(packed) {
-                    pack_transposed(values, OUTPUTS, rule.into(), Some(hints), blocks, scales).expect("finite weights");
-                }
-            });
-        }
+        let mut pack_both = |rows, columns, rule: ScaleRule| {
+            time(rows, &mut || pack(&values, rule.into(), Some(&hints), &mut blocks, &mut scales).expect("finite weights"));
+            time(columns, &mut || pack_columns(&values, experts, rule, &hints, &mut blocks, &mut scales));
+        };
+        pack_both("pack_even", "pack_transposed_even", ScaleRule::Even);
+        pack_both("pack_hint", "pack_transposed_hint", ScaleRule::Hint);
+        pack_both("pack_mse", "pack_transposed_mse", ScaleRule::Mse);
+        let hint = ScaleRule::Hint;
+        time("pack_f32_hint", &mut || pack(&singles, hint.into(), Some(&hints), &mut blocks, &mut scales).expect("finite weights"));
+        time("pack_transposed_f32_hint", &mut || pack_columns(&singles, experts, hint, &hints, &mut blocks, &mut scales));
     }
     let figures = seconds.into_iter().map(|(name, mut seconds)| {
         seconds.sort_by(f64::total_cmp);
         format!("\"{name}\": {:.3}", elements as f64 / seconds[ROUNDS / 2] / 1e9)
     });
     println!("{{\"unit\": \"1e9 elements/s\", {}}}", figures.collect::<Vec<_>>().join(", "));
+}
+
+fn pack_columns<T: Float>(values: &[T], experts: usize, rule: ScaleRule, hints: &[u8], blocks: &mut [u8], scales: &mut [u8]) {
+    let packed = blocks.chunks_exact_mut(INPUTS * OUTPUTS / 2).zip(scales.chunks_exact_mut(INPUTS * OUTPUTS / BLOCK_ELEMENTS));
+    for ((values, hints), (blocks, scales)) in each(values, experts).zip(each(hints, experts)).zip(packed) {
+        pack_transposed(values, OUTPUTS, rule.into(), Some(hints), blocks, scales).expect("finite weights");
+    }
 }
 
 fn each<T>(values: &[T], experts: usize) -> impl Iterator<Item = &[T]> {

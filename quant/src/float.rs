@@ -15,6 +15,14 @@ pub trait Float: Copy + Send + Sync + sealed::Sealed {
     /// The same number in f32, exactly.
     fn to_f32(self) -> f32;
 
+    /// The same numbers in f32, as many as fit both.
+    #[doc(hidden)]
+    fn widen_into(values: &[Self], to: &mut [f32]) {
+        for (to, value) in to.iter_mut().zip(values) {
+            *to = value.to_f32();
+        }
+    }
+
     /// The values as bits, where they are bf16: for these the codecs have paths in integers.
     #[doc(hidden)]
     fn bf16_bits(values: &[Self]) -> Option<&[u16]> {
@@ -36,6 +44,11 @@ impl Float for bf16 {
 impl Float for f16 {
     fn to_f32(self) -> f32 {
         Self::to_f32(self)
+    }
+
+    fn widen_into(values: &[Self], to: &mut [f32]) {
+        let count = values.len().min(to.len());
+        values[..count].convert_to_f32_slice(&mut to[..count]);
     }
 }
 

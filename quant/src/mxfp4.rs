@@ -6,11 +6,12 @@
 //! Values lie either as the blocks do, 32 neighbours to a block ([`pack`], [`unpack`]), or transposed, as plain checkpoints store the
 //! experts ([`pack_transposed`], [`unpack_transposed`]).
 //!
-//! bf16 is converted by integer arithmetic alone, so that every processor and every device gives the same bytes; what it must give is
-//! defined by one block at a time, in `reference`.
+//! bf16 is converted by integer arithmetic alone, f32 by floating point that is exact wherever something hangs on it, so that every
+//! processor and every device gives the same bytes; which ones is defined by one block at a time, in `reference`.
 //!
 //! Source: OCP Microscaling Formats (MX) specification 1.0, sections 5.2 and 6.3; openai/gpt-oss `gpt_oss/torch/weights.py`.
 
+mod choice;
 mod columns;
 mod element;
 mod lanes;
@@ -20,6 +21,7 @@ mod rows;
 mod scale;
 #[cfg(test)]
 mod tests;
+mod tile;
 mod vectors;
 #[cfg(target_arch = "x86_64")]
 mod x86;

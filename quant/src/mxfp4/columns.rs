@@ -7,13 +7,14 @@ use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use super::choice::{Measured, chosen_scales};
 use super::lanes::{
-    LANES, MAGNITUDE, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, add_errors_above_zero, can_win, code, copy_lanes, in_squared_units,
-    offset, start_scale, value_bits, with_rule,
+    LANES, MAGNITUDE, NORMAL_SCALES, NOT_FINITE, Rule, SMALLEST_SCALE, add_errors_above_zero, code, copy_lanes, in_squared_units, offset,
+    start_scale, value_bits, with_rule,
 };
 use super::rows::{packed_with_care, refused, streams, unpacked_with_care};
 use super::vectors::{Vectors, for_each_level};
-use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale};
+use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, scale, tile};
 use crate::error::Error;
 use crate::float::Float;
 use crate::processor::Level;
@@ -23,6 +24,9 @@ const CHUNK_OUTPUTS: usize = 256;
 
 /// Blocks of an output that are worked on together: a cache line.
 const STRIP_BLOCKS: usize = 4;
+
+/// Tiles of f32 that are read together: of every row so much that the processor fetches it ahead.
+const WIDE_TILES: usize = 4;
 
 /// Outputs whose blocks are gathered before their values are written row by row.
 const GATHERED_OUTPUTS: usize = 512;
@@ -78,7 +82,7 @@ pub(super) fn pack_transposed_at<T: Float>(
         let mut output = PackedOutputs { first, row_blocks, blocks: blocks.as_chunks_mut().0, scales, hints };
         match T::bf16_bits(values) {
             Some(bits) => with_rule!(packing.rounding, R => pack_outputs::<R>(level, bits, outputs, packing, &mut output)),
-            None => pack_by_definition(values, outputs, packing, &mut output),
+            None => with_rule!(packing.rounding, R => pack_tiles::<T, R>(level, values, outputs, packing, &mut output)),
         }
     };
     let chunk_blocks = CHUNK_OUTPUTS * row_blocks;
@@ -191,7 +195,7 @@ fn pack_tile<R: Rule>(tile: &Tile, packing: Packing, output: &mut PackedOutputs<
         }
     }
     let scales = match packing.rule {
-        ScaleRule::Hint | ScaleRule::Mse => chosen_scales::<R>(tile, &start, hints.as_ref()),
+        ScaleRule::Hint | ScaleRule::Mse => chosen_scales::<R, Tile>(tile, &start, hints.as_ref()),
         _ => start,
     };
     let words = packed_words::<R>(tile, &scales);
@@ -233,53 +237,21 @@ fn packed_words<R: Rule>(tile: &Tile, scales: &[u8; LANES]) -> [[u32; LANES]; WO
     words
 }
 
-/// For each output, of its hint, `start` and the scale above it the first with the smallest error.
-#[inline(always)]
-fn chosen_scales<R: Rule>(tile: &Tile, start: &[u8; LANES], hints: Option<&[u8; LANES]>) -> [u8; LANES] {
-    let mut next = *start;
-    for next in &mut next {
-        *next = (*next + 1).min(scale::LARGEST);
-    }
-    let (of_start, of_next) = (errors::<R>(tile, start, start), errors::<R>(tile, &next, start));
-    let (mut best, mut least) = (*start, of_start);
-    for lane in 0..LANES {
-        if of_next[lane] < of_start[lane] {
-            (best[lane], least[lane]) = (next[lane], of_next[lane]);
-        }
-    }
-    let Some(hints) = hints else { return best };
-    // After a small update nearly all hints are one of the two that were tried.
-    let mut others = *start;
-    for lane in 0..LANES {
-        if hints[lane] == next[lane] && of_next[lane] == least[lane] {
-            best[lane] = next[lane];
-        } else if hints[lane] != next[lane] && can_win(hints[lane], start[lane]) {
-            others[lane] = hints[lane];
-        }
-    }
-    if others != *start {
-        let of_others = errors::<R>(tile, &others, start);
-        for lane in 0..LANES {
-            if others[lane] != start[lane] && of_others[lane] <= least[lane] {
-                best[lane] = others[lane];
-            }
-        }
-    }
-    best
-}
+impl Measured for Tile {
+    type Error = f32;
 
-/// For each output, the squared error under its scale less that of packing zeros, in units of `start` squared.
-#[inline(always)]
-fn errors<R: Rule>(tile: &Tile, scales: &[u8; LANES], start: &[u8; LANES]) -> [f32; LANES] {
-    let offsets = offsets(scales);
-    let mut errors = [0.0; LANES];
-    for row in tile {
-        add_errors_above_zero::<R, LANES>(&mut errors, row, &offsets);
+    #[inline(always)]
+    fn errors<R: Rule>(&self, scales: &[u8; LANES], start: &[u8; LANES]) -> [f32; LANES] {
+        let offsets = offsets(scales);
+        let mut errors = [0.0; LANES];
+        for row in self {
+            add_errors_above_zero::<R, LANES>(&mut errors, row, &offsets);
+        }
+        for lane in 0..LANES {
+            errors[lane] *= in_squared_units(scales[lane], start[lane]);
+        }
+        errors
     }
-    for lane in 0..LANES {
-        errors[lane] *= in_squared_units(scales[lane], start[lane]);
-    }
-    errors
 }
 
 #[inline(always)]
@@ -292,16 +264,55 @@ fn offsets(scales: &[u8; LANES]) -> [i16; LANES] {
 }
 
 /// The way of f16 and f32; false when a value is no number.
-fn pack_by_definition<T: Float>(values: &[T], outputs: usize, packing: Packing, output: &mut PackedOutputs<'_>) -> bool {
-    let row_blocks = output.row_blocks;
-    for (place, (block, scale)) in output.blocks.iter_mut().zip(&mut *output.scales).enumerate() {
-        let column = output.first + place / row_blocks;
-        let first = place % row_blocks * BLOCK_ELEMENTS;
-        let values = std::array::from_fn(|row| values[(first + row) * outputs + column].to_f32());
-        if !values.iter().all(|value| value.is_finite()) {
-            return false;
+fn pack_tiles<T: Float, R: Rule>(level: Level, values: &[T], outputs: usize, packing: Packing, output: &mut PackedOutputs<'_>) -> bool {
+    let (row_blocks, count) = (output.row_blocks, output.scales.len() / output.row_blocks);
+    // What lies beyond the last output or the last block of a strip is never looked at.
+    let mut tiles: [[tile::Tile; WIDE_TILES]; STRIP_BLOCKS] = [[[[0.0; LANES]; BLOCK_ELEMENTS]; WIDE_TILES]; STRIP_BLOCKS];
+    for strip in (0..row_blocks).step_by(STRIP_BLOCKS) {
+        let strip_blocks = STRIP_BLOCKS.min(row_blocks - strip);
+        for first in (0..count).step_by(WIDE_TILES * LANES) {
+            let width = count.min(first + WIDE_TILES * LANES) - first;
+            for row in 0..strip_blocks * BLOCK_ELEMENTS {
+                let start = (strip * BLOCK_ELEMENTS + row) * outputs + output.first + first;
+                let tiles = &mut tiles[row / BLOCK_ELEMENTS];
+                for (tile, values) in tiles.iter_mut().zip(values[start..start + width].chunks(LANES)) {
+                    T::widen_into(values, &mut tile[row % BLOCK_ELEMENTS]);
+                }
+            }
+            for (block, tiles) in (strip..strip + strip_blocks).zip(&tiles) {
+                for (first, tile) in (first..first + width).step_by(LANES).zip(tiles) {
+                    let places = (first..count.min(first + LANES)).map(|output| output * row_blocks + block);
+                    if !pack_wide_tile::<R>(level, tile, packing, output, places) {
+                        return false;
+                    }
+                }
+            }
         }
-        (*block, *scale) = reference::pack_block(&values, packing, output.hints.map(|hints| hints[place]));
+    }
+    true
+}
+
+/// Packs the blocks of a tile; `places` are those of its outputs.
+fn pack_wide_tile<R: Rule>(
+    level: Level,
+    tile: &tile::Tile,
+    packing: Packing,
+    output: &mut PackedOutputs<'_>,
+    places: impl Iterator<Item = usize> + Clone,
+) -> bool {
+    let hints = output.hints.map(|all| {
+        let mut hints = [0; LANES];
+        hints.iter_mut().zip(places.clone()).for_each(|(hint, place)| *hint = all[place]);
+        hints
+    });
+    let packed = tile::pack_columns::<R>(level, tile, packing, hints.as_ref());
+    for (lane, place) in places.enumerate() {
+        (output.blocks[place], output.scales[place]) = (packed.blocks[lane], packed.scales[lane]);
+        if packed.needs_care[lane] {
+            let hint = hints.map(|hints| hints[lane]);
+            let Ok(packed) = tile::packed_with_care(&tile.map(|row| row[lane]), packing, hint) else { return false };
+            (output.blocks[place], output.scales[place]) = packed;
+        }
     }
     true
 }

@@ -11,7 +11,7 @@ use super::lanes::{
     with_rule,
 };
 use super::vectors::{Vectors, for_each_level};
-use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale};
+use super::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, Rounding, ScaleRule, check_length, reference, scale, tile};
 use crate::error::Error;
 use crate::float::Float;
 use crate::processor::Level;
@@ -83,7 +83,7 @@ pub(super) fn pack_at<T: Float>(
         let blocks = blocks.as_chunks_mut().0;
         let packed = match T::bf16_bits(values) {
             Some(bits) => with_rule!(packing.rounding, R => pack_blocks::<R>(level, bits.as_chunks().0, packing, hints, blocks, scales)),
-            None => pack_by_definition(values, packing, hints, blocks, scales),
+            None => with_rule!(packing.rounding, R => pack_tiles::<T, R>(level, values.as_chunks().0, packing, hints, blocks, scales)),
         };
         packed.map_err(|index| Error::NotFinite { index: elements(&range).start + index })
     };
@@ -226,28 +226,33 @@ pub(super) fn packed_with_care(
     packing: Packing,
     hint: Option<u8>,
 ) -> Result<([u8; BLOCK_BYTES], u8), usize> {
-    packed_by_definition(&values.map(float), packing, hint)
+    tile::packed_with_care(&values.map(float), packing, hint)
 }
 
-fn packed_by_definition(values: &[f32; BLOCK_ELEMENTS], packing: Packing, hint: Option<u8>) -> Result<([u8; BLOCK_BYTES], u8), usize> {
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(index) => Err(index),
-        None => Ok(reference::pack_block(values, packing, hint)),
-    }
-}
-
-/// The way of f16 and f32, whose magnitudes do not fit the lanes.
-fn pack_by_definition<T: Float>(
-    values: &[T],
+/// The way of f16 and f32; the index of the first value that is no number is the error.
+fn pack_tiles<T: Float, R: Rule>(
+    level: Level,
+    values: &[[T; BLOCK_ELEMENTS]],
     packing: Packing,
     hints: Option<&[u8]>,
     blocks: &mut [[u8; BLOCK_BYTES]],
     scales: &mut [u8],
 ) -> Result<(), usize> {
-    for (index, ((values, block), scale)) in values.as_chunks().0.iter().zip(blocks).zip(scales).enumerate() {
-        let hint = hints.map(|hints| hints[index]);
-        (*block, *scale) =
-            packed_by_definition(&values.map(T::to_f32), packing, hint).map_err(|element| index * BLOCK_ELEMENTS + element)?;
+    let mut rows: tile::Blocks = [[0.0; BLOCK_ELEMENTS]; LANES];
+    let tiles = values.chunks(LANES).zip(blocks.chunks_mut(LANES)).zip(scales.chunks_mut(LANES));
+    for (index, ((values, blocks), scales)) in tiles.enumerate() {
+        T::widen_into(values.as_flattened(), rows[..values.len()].as_flattened_mut());
+        let first = index * LANES;
+        let hints = hints.map(|hints| std::array::from_fn(|lane| hints.get(first + lane).copied().unwrap_or(0)));
+        let packed = tile::pack_rows::<R>(level, &rows, packing, hints.as_ref());
+        blocks.copy_from_slice(&packed.blocks[..blocks.len()]);
+        scales.copy_from_slice(&packed.scales[..scales.len()]);
+        if packed.needs_care != [false; LANES] {
+            for lane in (0..scales.len()).filter(|&lane| packed.needs_care[lane]) {
+                let packed = tile::packed_with_care(&rows[lane], packing, hints.map(|hints| hints[lane]));
+                (blocks[lane], scales[lane]) = packed.map_err(|element| (first + lane) * BLOCK_ELEMENTS + element)?;
+            }
+        }
     }
     Ok(())
 }

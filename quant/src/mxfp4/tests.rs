@@ -105,19 +105,52 @@ fn awkward_hints(values: &[bf16]) -> Vec<u8> {
     hints
 }
 
-#[test]
-fn every_level_packs_as_defined() {
-    let outputs = 301;
-    let values = awkward_values(outputs * 7);
-    let columns = transposed(&values, 7 * BLOCK_ELEMENTS);
-    let hints = awkward_hints(&values);
+/// The same for f32, whose bits below those of bf16 count: ties and what is just beside them, and blocks of which two scales have almost the
+/// same error.
+fn awkward_singles(num_blocks: usize) -> Vec<f32> {
+    let mut random = Random(0x2545_f491_4f6c_dd1d);
+    let coarse = awkward_values(num_blocks);
+    let mut values = Vec::with_capacity(num_blocks * BLOCK_ELEMENTS);
+    for (block, coarse) in coarse.as_chunks::<BLOCK_ELEMENTS>().0.iter().enumerate() {
+        let exponent = (random.next() % 253) as i32 - 126;
+        let unit = 2.0f32.powi(exponent);
+        for (element, coarse) in coarse.iter().enumerate() {
+            let sign = [1.0, -1.0][(random.next() % 2) as usize];
+            let any = f32::from_bits(random.next() as u32);
+            values.push(match block % 8 {
+                0 => random.normal() * 0.02,
+                1 => any,
+                2 => f32::from_bits(random.next() as u32 & 0x81ff_ffff),
+                // Midpoints of all scales near the unit, and the numbers on both sides of them.
+                3 => {
+                    let midpoint = sign * unit * [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 7.0][(random.next() % 8) as usize];
+                    [midpoint, midpoint.next_up(), midpoint.next_down()][(random.next() % 3) as usize]
+                }
+                // On the grid of some scale, with one value beside it.
+                4 => {
+                    let value = sign * unit * VALUES[(random.next() % 8) as usize];
+                    if element == 7 { value.next_up() } else { value }
+                }
+                5 => f32::from_bits(coarse.to_f32().to_bits() | random.next() as u32 & 0xffff),
+                6 if element == block / 8 % BLOCK_ELEMENTS => any,
+                6 => sign * 0.0,
+                _ => coarse.to_f32(),
+            });
+        }
+    }
+    values.into_iter().map(|value| if value.is_finite() { value } else { f32::from_bits(value.to_bits() ^ 0x0100_0000) }).collect()
+}
+
+/// Values [outputs, in] both ways at every level, by every rule.
+fn assert_packed_as_defined<T: Float>(values: &[T], outputs: usize, hints: &[u8]) {
+    let columns = transposed(values, values.len() / outputs);
     for rule in RULES {
         for rounding in ROUNDINGS {
-            for hints in [None, Some(&hints[..])] {
+            for hints in [None, Some(hints)] {
                 let packing = Packing { rule, rounding };
-                let expected = packed_by_definition(&values, packing, hints);
+                let expected = packed_by_definition(values, packing, hints);
                 for level in Level::available() {
-                    let found = packed_at(level, &values, packing, hints).unwrap();
+                    let found = packed_at(level, values, packing, hints).unwrap();
                     for (index, (found, expected)) in found.1.iter().zip(&expected.1).enumerate() {
                         let hint = hints.map(|hints| hints[index]);
                         assert_eq!(found, expected, "scale {index} by {packing:?} at {level:?} from {hint:?}");
@@ -129,6 +162,27 @@ fn every_level_packs_as_defined() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn every_level_packs_as_defined() {
+    let values = awkward_values(301 * 7);
+    assert_packed_as_defined(&values, 301, &awkward_hints(&values));
+}
+
+/// Outputs that are no multiple of what is read together, and rows whose last strip is not whole.
+#[test]
+fn every_level_packs_f32_and_f16_as_defined() {
+    for (outputs, row_blocks) in [(1, 1), (33, 5), (129, 4), (301, 9)] {
+        let values = awkward_singles(outputs * row_blocks);
+        let rounded: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value.clamp(-3e38, 3e38))).collect();
+        let hints = awkward_hints(&rounded);
+        assert_packed_as_defined(&values, outputs, &hints);
+        let mut random = Random(outputs as u64);
+        let mut half: Vec<f16> = values.iter().map(|&value| f16::from_f32(value.clamp(-65504.0, 65504.0))).collect();
+        half.iter_mut().step_by(3).for_each(|half| *half = f16::from_bits(random.next() as u16 & 0xbfff));
+        assert_packed_as_defined(&half, outputs, &hints);
     }
 }
 
@@ -176,24 +230,13 @@ fn streamed_values_are_the_same() {
 }
 
 #[test]
-fn f16_and_f32_are_packed_as_defined_and_bf16_as_its_f32() {
-    let outputs = 37;
-    let values = awkward_values(outputs * 3);
+fn bf16_is_packed_as_its_f32() {
+    let values = awkward_values(37 * 3);
     let hints = awkward_hints(&values);
     let single: Vec<f32> = values.iter().map(|value| value.to_f32()).collect();
-    let half: Vec<f16> = values.iter().map(|value| f16::from_f32(value.to_f32().clamp(-65504.0, 65504.0))).collect();
-    let finer: Vec<f32> = single.iter().map(|value| value * 0.999_999_9).collect();
     for rule in RULES {
-        let packing = Packing::from(rule);
-        let of_bf16 = packed_at(Level::best(), &values, packing, Some(&hints)).unwrap();
-        assert!(packed_at(Level::best(), &single, packing, Some(&hints)).unwrap() == of_bf16, "{rule:?}");
-        for values in [&single, &finer] {
-            let (mut blocks, mut scales) = (vec![0; values.len() / 2], vec![0; hints.len()]);
-            let columns = transposed(values, 3 * BLOCK_ELEMENTS);
-            pack_transposed(&columns, outputs, packing, Some(&hints), &mut blocks, &mut scales).unwrap();
-            assert!((blocks, scales) == packed_by_definition(values, packing, Some(&hints)), "{rule:?}");
-        }
-        assert!(packed_at(Level::best(), &half, packing, None).unwrap() == packed_by_definition(&half, packing, None), "{rule:?}");
+        let of_bf16 = packed_at(Level::best(), &values, rule.into(), Some(&hints)).unwrap();
+        assert!(packed_at(Level::best(), &single, rule.into(), Some(&hints)).unwrap() == of_bf16, "{rule:?}");
     }
 }
 
@@ -222,13 +265,18 @@ fn hints_return_every_block_byte_for_byte() {
         scales.push(scale);
     }
     let values = unpacked(&blocks, &scales).unwrap();
-    let columns = transposed(&values, BLOCK_ELEMENTS);
+    assert_hints_return(&values, &blocks, &scales);
+    assert_hints_return(&values.iter().map(|value| value.to_f32()).collect::<Vec<_>>(), &blocks, &scales);
+}
+
+fn assert_hints_return<T: Float>(values: &[T], blocks: &[u8], scales: &[u8]) {
+    let columns = transposed(values, BLOCK_ELEMENTS);
     for level in Level::available() {
-        let found = packed_at(level, &values, ScaleRule::Hint.into(), Some(&scales)).unwrap();
+        let found = packed_at(level, values, ScaleRule::Hint.into(), Some(scales)).unwrap();
         assert!(found.0 == blocks && found.1 == scales, "{level:?}");
         let (mut found_blocks, mut found_scales) = (vec![0; blocks.len()], vec![0; scales.len()]);
         let packing = ScaleRule::Hint.into();
-        pack_transposed_at(level, &columns, scales.len(), packing, Some(&scales), &mut found_blocks, &mut found_scales).unwrap();
+        pack_transposed_at(level, &columns, scales.len(), packing, Some(scales), &mut found_blocks, &mut found_scales).unwrap();
         assert!(found_blocks == blocks && found_scales == scales, "{level:?}, transposed");
     }
 }
@@ -342,19 +390,30 @@ fn slices_that_do_not_fit_are_refused() {
 
 #[test]
 fn values_that_are_no_numbers_are_named_by_the_first_index() {
-    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-        for rule in RULES {
-            let mut values = vec![1.0f32; 70 * BLOCK_ELEMENTS];
-            (values[1400], values[1999]) = (bad, bad);
-            let half: Vec<bf16> = values.iter().map(|&value| bf16::from_f32(value)).collect();
-            let (mut blocks, mut scales) = (vec![0; 70 * BLOCK_BYTES], vec![0; 70]);
-            let expected = Err(Error::NotFinite { index: 1400 });
-            for level in Level::available() {
-                assert_eq!(pack_at(level, &half, rule.into(), None, &mut blocks, &mut scales), expected);
-                assert_eq!(pack_transposed_at(level, &half, 35, rule.into(), None, &mut blocks, &mut scales), expected);
+    for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut values = vec![1.0f32; 70 * BLOCK_ELEMENTS];
+        (values[1400], values[1999]) = (bad, bad);
+        assert_first_is_named(&values, 1400);
+        assert_first_is_named(&values.iter().map(|&value| bf16::from_f32(value)).collect::<Vec<_>>(), 1400);
+        assert_first_is_named(&values.iter().map(|&value| f16::from_f32(value)).collect::<Vec<_>>(), 1400);
+    }
+    // A NaN of which bf16 would see nothing.
+    let mut values = vec![0.0f32; 70 * BLOCK_ELEMENTS];
+    values[37] = f32::from_bits(0x7f80_0001);
+    assert_first_is_named(&values, 37);
+}
+
+/// Both ways at every level, by every rule.
+fn assert_first_is_named<T: Float>(values: &[T], index: usize) {
+    let (mut blocks, mut scales) = (vec![0; 70 * BLOCK_BYTES], vec![0; 70]);
+    let expected = Err(Error::NotFinite { index });
+    for rule in RULES {
+        for level in Level::available() {
+            for hints in [None, Some(&[127; 70][..])] {
+                assert_eq!(pack_at(level, values, rule.into(), hints, &mut blocks, &mut scales), expected);
+                assert_eq!(pack_transposed_at(level, values, 35, rule.into(), hints, &mut blocks, &mut scales), expected);
+                assert_eq!(pack_transposed_at(level, values, 70, rule.into(), hints, &mut blocks, &mut scales), expected);
             }
-            assert_eq!(pack(&values, rule.into(), None, &mut blocks, &mut scales), expected);
-            assert_eq!(pack_transposed(&values, 70, rule.into(), None, &mut blocks, &mut scales), expected);
         }
     }
 }
@@ -418,5 +477,19 @@ proptest! {
         for rule in [ScaleRule::Even, ScaleRule::Floor, ScaleRule::Rceil] {
             prop_assert!(mse <= error(&packed(&values, rule)));
         }
+    }
+
+    /// Blocks of few exponents, where scales are close to each other, and of any.
+    #[test]
+    fn f32_is_packed_as_defined(
+        bits in proptest::collection::vec(any::<u32>(), 35 * BLOCK_ELEMENTS),
+        exponents in 1..254u32,
+        spread in 1..6u32,
+        hints in proptest::collection::vec(-3..7i32, 35),
+    ) {
+        let within = |bits: u32| bits & 0x807f_ffff | (exponents + (bits >> 23 & 0xff) % spread).min(254) << 23;
+        let values: Vec<f32> = bits.into_iter().map(|bits| f32::from_bits(within(bits))).collect();
+        let hints: Vec<u8> = hints.into_iter().map(|above| (exponents as i32 + above).clamp(0, 254) as u8).collect();
+        assert_packed_as_defined(&values, 35, &hints);
     }
 }

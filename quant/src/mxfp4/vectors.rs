@@ -52,9 +52,9 @@ impl Vectors for Portable {
 
 /// Defines `$name`, which runs the generic `$kernel` compiled for a level.
 macro_rules! for_each_level {
-    ($(#[$attribute:meta])* fn $name:ident<$rule:ident>($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? = $kernel:ident;) => {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident<$rule:ident>($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? = $kernel:ident;) => {
         $(#[$attribute])*
-        fn $name<$rule: crate::mxfp4::lanes::Rule>(level: crate::processor::Level, $($argument: $type),*) $(-> $output)? {
+        $visibility fn $name<$rule: crate::mxfp4::lanes::Rule>(level: crate::processor::Level, $($argument: $type),*) $(-> $output)? {
             use crate::mxfp4::vectors::Portable;
             use crate::processor::Instructions;
             #[cfg(target_arch = "x86_64")]
