@@ -25,7 +25,8 @@ use target::Target;
 /// q8_0, mxfp4 (experts in MXFP4, all else in q8_0, as ggml-org publishes it), or the mixes of llama-quantize: q6_k, q5_k_m, q5_k_s, q4_k_m,
 /// q4_k_s, q5_1, q5_0, q4_0. `ollama` and `ollama:TYPE` a folder with a GGUF file and a Modelfile. `safetensors` a model directory with the
 /// experts as they are, `safetensors:mxfp4` or `safetensors:bf16` with them so. `openai` OpenAI's own layout. `gguf-lora` a LoRA adapter for
-/// llama.cpp, that of experts included; `gguf-lora:f16` or `:bf16` at half the size.
+/// llama.cpp, that of experts included; `gguf-lora:f16` or `:bf16` at half the size. `ollama` of an adapter a folder with it and a Modelfile, `peft`
+/// one in PEFT's usual layout.
 ///
 /// Before it appears, what was written is read back and compared with MODEL as by `ft verify`: tensors one by one, and what both answer.
 #[derive(Debug, Args)]
@@ -42,17 +43,17 @@ Exit code 1 when the verification fails: nothing is written then.
 JSON: {\"version\": 1, \"source\", \"target\", \"to\", \"files\": [...], \"bytes\", \"seconds\", \"types\": {\"MXFP4\": 72, ...},
 \"verification\": {\"tensors\", \"kl_divergence\", ...} or null}")]
 pub(crate) struct Arguments {
-    /// The model: a directory or a GGUF file; for gguf-lora an adapter's directory
+    /// The model: a directory or a GGUF file; for gguf-lora, peft and ollama also an adapter's directory
     model: PathBuf,
     /// Where the result goes: for gguf a file that ends in .gguf, or a folder for it and a model card; else a folder
     out: PathBuf,
     /// What is written
     #[arg(long, value_name = "TARGET", value_parser = target::parse)]
     to: Target,
-    /// For gguf-lora, the model that the adapter changes [default: the one that it names]
+    /// The model that an adapter changes [default: the one that it names]
     #[arg(long, value_name = "MODEL")]
     base: Option<PathBuf>,
-    /// For gguf-lora, the adapter, where MODEL is the model that it changes
+    /// The adapter, where MODEL is the model that it changes
     #[arg(long, value_name = "DIR", conflicts_with = "base")]
     adapter: Option<PathBuf>,
     /// Bytes of tensors in a file at most, like 4GB [default: one file, and 5GB for safetensors and openai]
@@ -76,10 +77,12 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
     check(arguments)?;
     let exported = match arguments.to {
         Target::Gguf(to) => gguf::export(arguments, to, false, terminal),
+        Target::Ollama(_) if adapter::is_meant(arguments) => adapter::export_for_ollama(arguments),
         Target::Ollama(to) => gguf::export(arguments, to, true, terminal),
         Target::Safetensors(storage) => safetensors::export(arguments, storage, terminal),
         Target::OpenAi => safetensors::export_original(arguments, terminal),
         Target::GgufLora(tensor_type) => adapter::export(arguments, tensor_type, terminal),
+        Target::Peft => adapter::export_peft(arguments),
     }?;
     if arguments.json {
         return json::print(&Outcome::new(arguments, &exported), terminal);
@@ -104,15 +107,19 @@ fn name_of(path: &Path) -> String {
 
 /// Refuses what would have no effect.
 fn check(arguments: &Arguments) -> Result<()> {
-    let is_adapter = matches!(arguments.to, Target::GgufLora(_));
+    let is_adapter = match arguments.to {
+        Target::GgufLora(_) | Target::Peft => true,
+        Target::Ollama(_) => adapter::is_meant(arguments),
+        _ => false,
+    };
     let no_effect = |argument, reason| Err(Error::NoEffect { argument, reason });
     if arguments.no_verify && arguments.bounds.are_given() {
         return no_effect("--no-verify", "--fail-below and --fail-above-kl judge the verification");
     }
     match arguments {
-        Arguments { base: Some(_), .. } if !is_adapter => no_effect("--base", "only `--to gguf-lora` takes an adapter"),
+        Arguments { base: Some(_), .. } if !is_adapter => no_effect("--base", "it belongs to an adapter"),
         Arguments { adapter: Some(_), .. } if !is_adapter => {
-            no_effect("--adapter", "only `--to gguf-lora` takes an adapter; `ft merge` folds one into its model")
+            no_effect("--adapter", "`ft merge` folds it into its model, which can be exported then")
         }
         Arguments { split_size: Some(_), .. } if is_adapter => no_effect("--split-size", "an adapter is one file"),
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! LoRA adapters for llama.cpp.
+//! LoRA adapters: for llama.cpp, for Ollama, and for PEFT.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,8 +8,10 @@ use std::time::Instant;
 use ft_formats::bundle::Bundle;
 use ft_formats::card::CardKind;
 use ft_formats::checkpoint::Config;
-use ft_formats::gguf::{GgufAdapter, GgufFile, TensorType};
-use ft_formats::peft::PeftAdapter;
+use ft_formats::gguf::{GgufAdapter, GgufFile, SealedGguf, TensorType};
+use ft_formats::ollama::Modelfile;
+use ft_formats::peft::{PeftAdapter, write_adapter};
+use ft_trainer::run::directory::write_atomically;
 
 use super::card::card;
 use super::outcome::Exported;
@@ -17,36 +19,122 @@ use super::{Arguments, name_of};
 use crate::error::{Error, Result};
 use crate::terminal::Terminal;
 
+/// An adapter for llama.cpp: a file, or a folder with one and its card.
 pub(super) fn export(arguments: &Arguments, tensor_type: TensorType, terminal: &Terminal) -> Result<Exported> {
     let started = Instant::now();
-    let (directory, base) = places(arguments)?;
-    let model = Config::read(&base)?;
-    let adapter = PeftAdapter::open_for(directory, &model)?;
-    let name = arguments.name.clone().unwrap_or_else(|| name_of(directory));
-    let request = GgufAdapter { adapter: &adapter, model: &model, name: &name, tensor_type };
-    let is_file = arguments.out.extension().is_some_and(|ending| ending == "gguf");
-    let bundle = if is_file { None } else { Some(Bundle::create(&arguments.out)?) };
-    let file_name = format!("{}.gguf", name.replace(['/', ' '], "-"));
-    let target = bundle.as_ref().map_or_else(|| arguments.out.clone(), |bundle| bundle.path().join(&file_name));
-    let sealed = request.write(&target)?;
-    if !arguments.no_verify {
-        request.check(&GgufFile::open(&sealed.path())?)?;
+    let opened = Opened::open(arguments)?;
+    if arguments.out.extension().is_some_and(|ending| ending == "gguf") {
+        let written = opened.write(arguments, &arguments.out, tensor_type)?;
+        let files = written.sealed.publish()?;
+        return Ok(exported(files, written.types, started));
     }
-    let num_tensors = GgufFile::open(&sealed.path())?.num_tensors();
-    let mut files = sealed.publish()?;
-    if let Some(bundle) = bundle {
-        let kind = CardKind::GgufAdapter { file: file_name.clone() };
-        bundle.write("README.md", &card(directory, &name, kind, "", "", None))?;
-        let target = bundle.publish()?;
-        files = vec![target.join(&file_name), target.join("README.md")];
+    let bundle = Bundle::create(&arguments.out)?;
+    let file = opened.file_name();
+    let written = opened.write(arguments, &bundle.path().join(&file), tensor_type)?;
+    written.sealed.publish()?;
+    bundle.write("README.md", &card(opened.directory, &opened.name, CardKind::GgufAdapter { file: file.clone() }, "", "", None))?;
+    terminal.note(&format!("the model that it changes is {}", opened.base.display()));
+    let target = bundle.publish()?;
+    Ok(exported(vec![target.join(&file), target.join("README.md")], written.types, started))
+}
+
+/// A folder with an adapter and a Modelfile that puts it on a model that Ollama has.
+pub(super) fn export_for_ollama(arguments: &Arguments) -> Result<Exported> {
+    let started = Instant::now();
+    let opened = Opened::open(arguments)?;
+    let bundle = Bundle::create(&arguments.out)?;
+    let file = opened.file_name();
+    let written = opened.write(arguments, &bundle.path().join(&file), TensorType::F32)?;
+    written.sealed.publish()?;
+    let name = opened.name.to_lowercase().replace(' ', "-");
+    let modelfile = Modelfile { name: name.clone(), from: opened.ollama_name(), adapter: Some(format!("./{file}")) };
+    bundle.write("Modelfile", &modelfile.text().map_err(|source| Error::Modelfile { source })?)?;
+    bundle.write("README.md", &card(opened.directory, &opened.name, CardKind::GgufAdapter { file: file.clone() }, "", "", None))?;
+    let target = bundle.publish()?;
+    let files = [&*file, "Modelfile", "README.md"].map(|file| target.join(file)).to_vec();
+    let next = format!("cd {} && ollama create {name} -f Modelfile", arguments.out.display());
+    Ok(Exported { next, ..exported(files, written.types, started) })
+}
+
+/// An adapter in PEFT's usual layout, whatever the one that it was read in.
+pub(super) fn export_peft(arguments: &Arguments) -> Result<Exported> {
+    let started = Instant::now();
+    let opened = Opened::open(arguments)?;
+    refuse_occupied(&arguments.out)?;
+    write_adapter(&arguments.out, opened.adapter.config(), opened.adapter.pairs())?;
+    let readme = arguments.out.join("README.md");
+    write_atomically(&readme, card(opened.directory, &opened.name, CardKind::PeftAdapter, "", "", None).as_bytes())?;
+    let files = ["adapter_config.json", "adapter_model.safetensors", "README.md"].map(|file| arguments.out.join(file)).to_vec();
+    let next = format!("ft generate {} --adapter {} --prompt \"...\"", opened.base.display(), arguments.out.display());
+    Ok(Exported { next, ..exported(files, BTreeMap::new(), started) })
+}
+
+/// `write_adapter` replaces an adapter that is there, which an export does not.
+fn refuse_occupied(directory: &Path) -> Result<()> {
+    let is_occupied = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) || directory.is_file();
+    if is_occupied { Err(ft_formats::Error::Exists { path: directory.to_owned() }.into()) } else { Ok(()) }
+}
+
+/// True when `arguments` are about an adapter.
+pub(super) fn is_meant(arguments: &Arguments) -> bool {
+    let model = &arguments.model;
+    arguments.adapter.is_some() || (model.join("adapter_config.json").exists() && !model.join("config.json").exists())
+}
+
+/// The adapter that is exported.
+struct Opened<'a> {
+    directory: &'a Path,
+    base: PathBuf,
+    model: Config,
+    adapter: PeftAdapter,
+    name: String,
+}
+
+/// A file that is not published yet.
+struct Written {
+    sealed: SealedGguf,
+    types: BTreeMap<&'static str, usize>,
+}
+
+impl<'a> Opened<'a> {
+    fn open(arguments: &'a Arguments) -> Result<Self> {
+        let (directory, base) = places(arguments)?;
+        let model = Config::read(&base)?;
+        let adapter = PeftAdapter::open_for(directory, &model)?;
+        let name = arguments.name.clone().unwrap_or_else(|| name_of(directory));
+        Ok(Self { directory, base, model, adapter, name })
     }
-    if !is_file {
-        terminal.note(&format!("the model that it changes is {}", base.display()));
+
+    fn file_name(&self) -> String {
+        format!("{}.gguf", self.name.replace(['/', ' '], "-"))
     }
+
+    /// The name of the model in Ollama: of the published ones that of its library, of others the one that their own export tells to use.
+    fn ollama_name(&self) -> String {
+        match (self.model.num_hidden_layers, self.model.hidden_size) {
+            (24, 2880) => "gpt-oss:20b".to_owned(),
+            (36, 2880) => "gpt-oss:120b".to_owned(),
+            _ => name_of(&self.base).to_lowercase().replace(' ', "-"),
+        }
+    }
+
+    /// Writes the file and reads it back.
+    fn write(&self, arguments: &Arguments, target: &Path, tensor_type: TensorType) -> Result<Written> {
+        let request = GgufAdapter { adapter: &self.adapter, model: &self.model, name: &self.name, tensor_type };
+        let sealed = request.write(target)?;
+        let file = GgufFile::open(&sealed.path())?;
+        if !arguments.no_verify {
+            request.check(&file)?;
+        }
+        Ok(Written { sealed, types: BTreeMap::from([(tensor_type.name(), file.num_tensors())]) })
+    }
+}
+
+fn exported(files: Vec<PathBuf>, types: BTreeMap<&'static str, usize>, started: Instant) -> Exported {
     let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|status| status.len()).sum();
-    let next = format!("llama-server --model BASE.gguf --lora {} --jinja", files.first().unwrap_or(&target).display());
-    let types = BTreeMap::from([(tensor_type.name(), num_tensors)]);
-    Ok(Exported { files, bytes, seconds: started.elapsed().as_secs_f64(), types, verification: None, next })
+    let adapter = files.first().map(|file| file.display().to_string()).unwrap_or_default();
+    let next = format!("llama-server --model BASE.gguf --lora {adapter} --jinja");
+    Exported { files, bytes, seconds: started.elapsed().as_secs_f64(), types, verification: None, next }
 }
 
 /// The adapter, and the model that it changes.

@@ -61,6 +61,7 @@ fn name(target: Target) -> String {
         Target::Safetensors(Some(Experts::Mxfp4)) => "safetensors:mxfp4".to_owned(),
         Target::Safetensors(Some(Experts::Bf16)) => "safetensors:bf16".to_owned(),
         Target::OpenAi => "openai".to_owned(),
+        Target::Peft => "peft".to_owned(),
         Target::GgufLora(tensor_type) => format!("gguf-lora:{}", tensor_type.name().to_lowercase()),
     }
 }

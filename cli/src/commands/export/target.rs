@@ -11,6 +11,7 @@ pub(super) enum Target {
     Safetensors(Option<Experts>),
     OpenAi,
     GgufLora(TensorType),
+    Peft,
 }
 
 /// How experts are stored.
@@ -21,7 +22,7 @@ pub(super) enum Experts {
 }
 
 const TARGETS: &str =
-    "gguf, gguf:TYPE, ollama, ollama:TYPE, safetensors, safetensors:mxfp4, safetensors:bf16, openai, gguf-lora, gguf-lora:TYPE";
+    "gguf, gguf:TYPE, ollama, ollama:TYPE, safetensors, safetensors:mxfp4, safetensors:bf16, openai, gguf-lora, gguf-lora:TYPE, peft";
 
 pub(super) fn parse(text: &str) -> Result<Target, String> {
     let (target, kind) = text.split_once(':').map_or((text, None), |(target, kind)| (target, Some(kind)));
@@ -33,6 +34,7 @@ pub(super) fn parse(text: &str) -> Result<Target, String> {
         ("safetensors", Some("bf16")) => Ok(Target::Safetensors(Some(Experts::Bf16))),
         ("safetensors", Some(_)) => Err("the experts of safetensors are mxfp4 or bf16".to_owned()),
         ("openai", None) => Ok(Target::OpenAi),
+        ("peft", None) => Ok(Target::Peft),
         ("gguf-lora", None | Some("f32")) => Ok(Target::GgufLora(TensorType::F32)),
         ("gguf-lora", Some("f16")) => Ok(Target::GgufLora(TensorType::F16)),
         ("gguf-lora", Some("bf16")) => Ok(Target::GgufLora(TensorType::Bf16)),
