@@ -10,11 +10,13 @@
 
 mod content;
 mod conversation;
+mod json;
 mod parse;
 mod render;
 mod typescript;
 
 pub use content::{DeveloperContent, SystemContent, ToolDefinition, ToolNamespace};
 pub use conversation::{Channel, Content, Conversation, Message, ReasoningEffort, Role};
+pub use json::json_text;
 pub use parse::{ParsedMessage, StreamEvent, StreamParser, parse_completion};
 pub use render::{MessageSpan, Rendered, render, render_for_completion, render_for_training};

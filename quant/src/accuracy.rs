@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::error::Error;
 use crate::float::Float;
-use crate::mxfp4::measure::{Columns, Sums, check, measure};
+use crate::mxfp4::measure::{Columns, Sums, check, measure, measure_rows};
 use crate::mxfp4::{BLOCK_BYTES, BLOCK_ELEMENTS, VALUES, check_length};
 
 /// Outputs that a thread measures at a time.
@@ -97,11 +97,9 @@ impl Accuracy {
         check_scales(scales)?;
         let chunks = values.par_chunks(CHUNK_OUTPUTS * BLOCK_ELEMENTS).zip(blocks.par_chunks(CHUNK_OUTPUTS * BLOCK_BYTES));
         Ok(total(chunks.zip(scales.par_chunks(CHUNK_OUTPUTS)).map(|((values, blocks), scales)| {
-            // With a column of its own for each block they are a matrix of 32 rows.
-            let row = |row| values.iter().skip(row).step_by(BLOCK_ELEMENTS).copied();
-            let columns: Vec<T> = (0..BLOCK_ELEMENTS).flat_map(row).collect();
-            let blocks = blocks.as_chunks().0;
-            Self::of_columns(&Columns { values: &columns, outputs: scales.len(), first: 0, row_blocks: 1, blocks, scales })
+            let mut part = Self::default();
+            measure_rows(values.as_chunks().0, blocks.as_chunks().0, scales, &mut |sums, units| part.add_blocks(sums, units));
+            part
         })))
     }
 
@@ -334,6 +332,9 @@ mod tests {
             assert!(expected.noise > 0.0 && expected.flushed > 0 && (expected.clipped > 0) == (rule != ScaleRule::Rceil), "{expected:?}");
             assert_close(&Accuracy::of_transposed(&columns, outputs, &blocks, &scales).unwrap(), &expected);
             assert_close(&Accuracy::of(&rows, &blocks, &scales).unwrap(), &expected);
+            let single = |values: &[bf16]| values.iter().map(|value| value.to_f32()).collect::<Vec<_>>();
+            assert_close(&Accuracy::of_transposed(&single(&columns), outputs, &blocks, &scales).unwrap(), &expected);
+            assert_close(&Accuracy::of(&single(&rows), &blocks, &scales).unwrap(), &expected);
         }
     }
 

@@ -8,6 +8,8 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::json::json_text;
+
 /// The type of `schema`, whose continuation lines start with `indent`.
 pub(super) fn type_text(schema: &Value, indent: &str) -> String {
     if let Some(variants) = schema.get("oneOf").and_then(Value::as_array) {
@@ -36,7 +38,7 @@ fn type_variant(variant: &Value, indent: &str) -> String {
     // Here, and only here, the default of a string enum keeps its quotes.
     let default = variant.get("default").map(|value| match value {
         Value::String(text) if !is_enum(variant) => format!("default: \"{text}\""),
-        other => format!("default: {other}"),
+        other => format!("default: {}", json_text(other)),
     });
     let comment = trailing_comment(description.into_iter().chain(default).collect());
     format!("\n{indent} | {}{comment}", nullable_type(variant, &format!("{indent}   ")))
@@ -139,7 +141,7 @@ fn default_comment(schema: &Value) -> Option<String> {
     Some(match schema.get("default")? {
         Value::String(text) if is_enum(schema) => format!("default: {text}"),
         Value::String(text) => format!("default: \"{text}\""),
-        other => format!("default: {other}"),
+        other => format!("default: {}", json_text(other)),
     })
 }
 
@@ -177,6 +179,24 @@ mod tests {
             type_text(&schema, ""),
             "{\n// The city\nlocation: string,\nformat?: \"celsius\" | \"fahrenheit\", // default: celsius\no?: {\n    \
              // d\n    a: string,\n    },\ns?: string | null, // default: \"x\"\n}"
+        );
+    }
+
+    /// Expected text printed by openai-harmony 0.0.8 for this schema.
+    #[test]
+    fn large_defaults_have_no_sign_in_their_exponent() {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "a": {"type": "number", "default": 1e20},
+                "b": {"oneOf": [{"type": "number", "default": 1e20}], "default": {"x": [1e20, "1e+20"]}},
+                "c": {"type": "array", "items": {"oneOf": [{"type": "number", "default": -1.5e300}, {"type": "string"}]}},
+            },
+        });
+        assert_eq!(
+            type_text(&schema, ""),
+            "{\na?: number, // default: 1e20\n// default: {\"x\":[1e20,\"1e+20\"]}\nb?:\n | number // default: 1e20\n,\nc?: \n     \
+             | number // default: -1.5e300\n     | string[],\n}"
         );
     }
 

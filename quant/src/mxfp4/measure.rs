@@ -1,6 +1,7 @@
-//! Measuring blocks along the columns against the values that they stand for, 32 outputs at a time.
+//! Measuring blocks against the values that they stand for, 32 at a time.
 
 use super::lanes::{Even, LANES, Rule, copy_lanes, float, value_bits};
+use super::tile::{self, Tile};
 use super::vectors::{Vectors, for_each_level};
 use super::{BLOCK_BYTES, BLOCK_ELEMENTS, check_length, scale};
 use crate::error::Error;
@@ -34,11 +35,8 @@ pub(crate) struct Sums {
     pub(crate) largest_code: [u16; LANES],
 }
 
-/// The values of 32 blocks, a block to a lane.
-type Values = [[f32; LANES]; BLOCK_ELEMENTS];
-
-/// The same as bits of bf16.
-type Tile = [[u16; LANES]; BLOCK_ELEMENTS];
+/// The bits of the values of 32 blocks, a block to a lane.
+type Bits = [[u16; LANES]; BLOCK_ELEMENTS];
 
 /// Their bytes.
 type Blocks = [[u8; BLOCK_BYTES]; LANES];
@@ -70,14 +68,14 @@ pub(crate) fn measure<T: Float>(columns: &Columns<'_, T>, add: &mut dyn FnMut(&S
                 inverses[lane] = scale::inverse(columns.scales[place]);
             }
             let starts = (0..BLOCK_ELEMENTS).map(|row| (block * BLOCK_ELEMENTS + row) * columns.outputs + columns.first + first);
-            let mut values: Values = [[0.0; LANES]; BLOCK_ELEMENTS];
+            let mut values: Tile = [[0.0; LANES]; BLOCK_ELEMENTS];
             if let Some(bits) = T::bf16_bits(columns.values) {
                 let mut tile = [[0; LANES]; BLOCK_ELEMENTS];
                 tile.iter_mut().zip(starts).for_each(|(tile, start)| copy_lanes(&bits[start..start + lanes], tile));
                 widen::<Even>(level, &tile, &mut values);
             } else {
                 for (values, start) in values.iter_mut().zip(starts) {
-                    values.iter_mut().zip(&columns.values[start..start + lanes]).for_each(|(value, given)| *value = given.to_f32());
+                    T::widen_into(&columns.values[start..start + lanes], values);
                 }
             }
             add(&sums::<Even>(level, &values, &inverses, &blocks), &units[..lanes]);
@@ -85,14 +83,35 @@ pub(crate) fn measure<T: Float>(columns: &Columns<'_, T>, add: &mut dyn FnMut(&S
     }
 }
 
+/// The same for blocks along the rows, whose `values` are neighbours.
+pub(crate) fn measure_rows<T: Float>(
+    values: &[[T; BLOCK_ELEMENTS]],
+    blocks: &[[u8; BLOCK_BYTES]],
+    scales: &[u8],
+    add: &mut dyn FnMut(&Sums, &[f64]),
+) {
+    let level = Level::best();
+    for ((values, found), scales) in values.chunks(LANES).zip(blocks.chunks(LANES)).zip(scales.chunks(LANES)) {
+        let (mut rows, mut blocks): (tile::Blocks, Blocks) = ([[0.0; BLOCK_ELEMENTS]; LANES], [[0; BLOCK_BYTES]; LANES]);
+        let (mut units, mut inverses) = ([1.0; LANES], [0.0; LANES]);
+        T::widen_into(values.as_flattened(), rows.as_flattened_mut());
+        for (lane, (block, &scale)) in found.iter().zip(scales).enumerate() {
+            blocks[lane] = *block;
+            units[lane] = f64::from(scale::value(scale));
+            inverses[lane] = scale::inverse(scale);
+        }
+        add(&row_sums::<Even>(level, &rows, &inverses, &blocks), &units[..scales.len()]);
+    }
+}
+
 for_each_level! {
     /// The values of bf16 bits.
-    fn widen<R>(tile: &Tile, values: &mut Values) = widen_kernel;
+    fn widen<R>(bits: &Bits, values: &mut Tile) = widen_kernel;
 }
 
 #[inline(always)]
-fn widen_kernel<V: Vectors, R: Rule>(tile: &Tile, values: &mut Values) {
-    for (values, bits) in values.iter_mut().zip(tile) {
+fn widen_kernel<V: Vectors, R: Rule>(bits: &Bits, values: &mut Tile) {
+    for (values, bits) in values.iter_mut().zip(bits) {
         for lane in 0..LANES {
             values[lane] = float(bits[lane]);
         }
@@ -101,11 +120,21 @@ fn widen_kernel<V: Vectors, R: Rule>(tile: &Tile, values: &mut Values) {
 
 for_each_level! {
     /// The sums of 32 blocks in units of their scales, by whose inverses `values` are multiplied.
-    fn sums<R>(values: &Values, inverses: &[f32; LANES], blocks: &Blocks) -> Sums = sums_kernel;
+    fn sums<R>(values: &Tile, inverses: &[f32; LANES], blocks: &Blocks) -> Sums = sums_kernel;
+}
+
+for_each_level! {
+    /// The same of blocks that lie in rows.
+    fn row_sums<R>(rows: &tile::Blocks, inverses: &[f32; LANES], blocks: &Blocks) -> Sums = row_sums_kernel;
 }
 
 #[inline(always)]
-fn sums_kernel<V: Vectors, R: Rule>(values: &Values, inverses: &[f32; LANES], blocks: &Blocks) -> Sums {
+fn row_sums_kernel<V: Vectors, R: Rule>(rows: &tile::Blocks, inverses: &[f32; LANES], blocks: &Blocks) -> Sums {
+    sums_kernel::<V, R>(&tile::transposed(rows), inverses, blocks)
+}
+
+#[inline(always)]
+fn sums_kernel<V: Vectors, R: Rule>(values: &Tile, inverses: &[f32; LANES], blocks: &Blocks) -> Sums {
     let mut sums = Sums {
         signal: [0.0; LANES],
         noise: [0.0; LANES],

@@ -53,13 +53,18 @@ for_each_level! {
 
 #[inline(always)]
 fn pack_rows_kernel<V: Vectors, R: Rule>(rows: &Blocks, packing: Packing, hints: Option<&[u8; LANES]>) -> PackedTile {
+    pack_columns_kernel::<V, R>(&transposed(rows), packing, hints)
+}
+
+#[inline(always)]
+pub(super) fn transposed(rows: &Blocks) -> Tile {
     let mut tile = [[0.0; LANES]; BLOCK_ELEMENTS];
     for (lane, row) in rows.iter().enumerate() {
         for (element, value) in row.iter().enumerate() {
             tile[element][lane] = *value;
         }
     }
-    pack_columns_kernel::<V, R>(&tile, packing, hints)
+    tile
 }
 
 #[inline(always)]

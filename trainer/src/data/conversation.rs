@@ -158,6 +158,19 @@ mod tests {
     }
 
     #[test]
+    fn json_given_as_an_object_is_written_as_harmony_writes_it() {
+        let line = json!({"messages": [
+            {"role": "user", "content": "Q"},
+            {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"a": 1e20, "b": ["x y", 1e-7]}}}]},
+            {"role": "tool", "tool_call_id": "1", "content": {"r": 1e16}},
+            {"role": "assistant", "content": "A"},
+        ]});
+        let text = text(line);
+        assert!(text.contains(r#"<|message|>{"a":1e20,"b":["x y",1e-7]}<|call|>"#), "{text}");
+        assert!(text.contains(r#"<|message|>{"r":1e16}<|end|>"#), "{text}");
+    }
+
+    #[test]
     fn leading_instructions_are_one_developer_message() {
         let line = json!({"messages": [
             {"role": "system", "content": "One."}, {"role": "developer", "content": "Two."}, {"role": "user", "content": "Q"},

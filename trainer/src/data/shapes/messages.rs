@@ -1,6 +1,6 @@
 //! `messages` with `role` and `content`: harmony's channels, and OpenAI chat.
 
-use ft_formats::harmony::{Channel, Message, Role, ToolNamespace};
+use ft_formats::harmony::{Channel, Message, Role, ToolNamespace, json_text};
 use serde_json::Value;
 
 use super::builder::{Builder, message_of};
@@ -144,8 +144,8 @@ fn read_assistant(builder: &mut Builder, field: &Field<'_>) -> Result<(), DataEr
 fn result_texts(content: &Field<'_>) -> Result<Vec<String>, DataError> {
     let is_text_part = |part: &Value| part.is_string() || part.get("type").is_some();
     match content.value {
-        Value::Object(_) => Ok(vec![content.value.to_string()]),
-        Value::Array(parts) if !parts.iter().all(is_text_part) => Ok(vec![content.value.to_string()]),
+        Value::Object(_) => Ok(vec![json_text(content.value)]),
+        Value::Array(parts) if !parts.iter().all(is_text_part) => Ok(vec![json_text(content.value)]),
         _ => content.texts(),
     }
 }

@@ -1,6 +1,6 @@
 //! Tool definitions and tool calls, as OpenAI chat writes them.
 
-use ft_formats::harmony::ToolDefinition;
+use ft_formats::harmony::{ToolDefinition, json_text};
 use serde_json::Value;
 
 use crate::data::error::{DataError, NameKind};
@@ -72,7 +72,7 @@ pub(super) fn call<'v>(field: &Field<'v>) -> Result<ToolCall<'v>, DataError> {
         None => "{}".to_owned(),
         Some(arguments) => match arguments.value {
             Value::String(text) => text.clone(),
-            value @ Value::Object(_) => value.to_string(),
+            value @ Value::Object(_) => json_text(value),
             _ => return Err(arguments.wrong_type("a JSON text or an object")),
         },
     };
