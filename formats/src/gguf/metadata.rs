@@ -15,6 +15,7 @@ use super::{ARCHITECTURE, Array, FileType, GgufTensor, Held, Value};
 use crate::checkpoint::{Checkpoint, Config, LayerType};
 use crate::error::{Error, Result};
 use crate::json::read_object;
+use crate::template::without_generation_marks;
 use crate::tokenizer::{listed_specials, special};
 
 /// Bytes at most of the small JSON files beside the weights; a chat template can be in them.
@@ -34,7 +35,8 @@ pub type Metadata = Vec<(String, Value)>;
 
 /// The metadata of `source` in a file of the kind `file_type`, under the name `name`.
 ///
-/// The chat template is the model's own, or `template` when it has none.
+/// The chat template is the model's own, or `template` when it has none, without marks of what the model writes: not every engine that
+/// reads GGUF knows them.
 ///
 /// # Errors
 /// [`Error::NotIn`] for a config that llama.cpp cannot compute; [`Error::ForeignTokenizer`] for a model with a tokenizer of its own;
@@ -166,7 +168,7 @@ fn tokenizer(source: &Checkpoint, template: Option<&str>, keys: &mut Keys) -> Re
     keys.tokenizer("ggml.add_bos_token", Value::Bool(false));
     keys.tokenizer("ggml.add_eos_token", Value::Bool(false));
     if let Some(template) = chat_template(source.path(), &tokenizer_config)?.or_else(|| template.map(str::to_owned)) {
-        keys.tokenizer("chat_template", Value::String(template));
+        keys.tokenizer("chat_template", Value::String(without_generation_marks(&template).into_owned()));
     }
     Ok(())
 }
@@ -275,6 +277,8 @@ mod tests {
         assert_eq!(template(Some("given")).as_deref(), Some("configured"));
         fs::write(path.join("chat_template.jinja"), "its own").unwrap();
         assert_eq!(template(Some("given")).as_deref(), Some("its own"));
+        fs::write(path.join("chat_template.jinja"), "{% generation %}its own{%- endgeneration %}").unwrap();
+        assert_eq!(template(None).as_deref(), Some("{# #}its own{#- #}"));
         fs::write(path.join("generation_config.json"), r#"{"temperature": 0.5, "top_k": 40, "do_sample": true}"#).unwrap();
         let found = metadata(&path, None).unwrap();
         assert_eq!(find(&found, "general.sampling.temp"), Some(Value::F32(0.5)));
