@@ -43,6 +43,10 @@ pub(crate) enum Error {
     KlAboveBound { model: PathBuf, mean: f64, bound: f64 },
     #[error("{tensor} is {found_db:.2} dB above its error, and --fail-below asks for {bound_db:.2} dB")]
     AccuracyBelowBound { tensor: String, found_db: f64, bound_db: f64 },
+    #[error("{tensor} is {found_db:.2} dB above its error, below the bound of {bound_db:.2} dB")]
+    TensorBelowBound { tensor: String, found_db: f64, bound_db: f64 },
+    #[error("{tensor} is not what it was, although its type holds that exactly: it is {found_db:.2} dB above its error")]
+    TensorChanged { tensor: String, found_db: f64 },
     #[error("the model that {} changes is not known", adapter.display())]
     NoBase { adapter: PathBuf, base: Option<PathBuf> },
     #[error("there can be no Modelfile with this name")]
@@ -99,6 +103,8 @@ impl Hint for Error {
             Self::AccuracyBelowBound { .. } => {
                 "nothing was written; other scales, such as those of the model it was trained from (--hint-from), may lose less"
             }
+            Self::TensorBelowBound { .. } => "quantized this much, weights keep 15 dB and more: was it made of another model?",
+            Self::TensorChanged { .. } => "was it made of another model, or damaged? what may differ is given with --fail-below",
             Self::NoBase { base: Some(base), .. } => {
                 return Some(format!(
                     "it names {}, which is not here: give --base MODEL, of which `config.json` is enough",

@@ -16,13 +16,13 @@ use crate::progress::ElementProgress;
 use crate::terminal::{Palette, Terminal};
 use crate::units::{counted, percent, whole};
 
-/// Least signal to noise of a tensor, in dB: below what four bits leave of weights, and far above what a mistake does.
+/// Least signal to noise of a tensor or of an expert that was quantized, in dB: below what four bits leave of weights, and far above what a mistake does.
 const LEAST_SQNR_DB: f64 = 10.0;
 
 /// From here on a tensor has lost no more than rounding to 16 bits does, in dB: bf16 leaves about 55, f16 about 70, eight bits about 45.
 const ROUNDED_SQNR_DB: f64 = 40.0;
 
-/// Most mean KL divergence of a model whose tensors lost no more than that, in nats.
+/// Most mean KL divergence of a model whose tensors lost no more than that, or of one whose rotary periods GGUF cannot express, in nats.
 const ROUNDED_KL: f64 = 0.05;
 
 /// Most mean KL divergence of a model that lost nothing, in nats: of what is left, GGUF's settings in single precision.
@@ -31,7 +31,8 @@ const EXACT_KL: f64 = 1e-6;
 /// What a verification has to keep to.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Bounds {
-    /// Fail when a tensor's signal is less than this many dB above the error [default: 10]
+    /// Fail when the signal of a tensor or expert is less than this many dB above the error [default: 10 where it was quantized or rounded; all
+    /// else has to be exact]
     #[arg(long, value_name = "DB", value_parser = decibels, allow_negative_numbers = true)]
     fail_below: Option<f64>,
     /// Fail when the mean KL divergence is above this many nats [default: 0.000001 where nothing was lost, 0.05 where weights were rounded]
@@ -47,16 +48,19 @@ impl Bounds {
 
     /// Fails when the verification does.
     pub(crate) fn judge(&self, model: &Path, verification: &Verification) -> Result<()> {
+        if let (None, Some(changed)) = (self.fail_below, verification.changed()) {
+            return Err(Error::TensorChanged { tensor: changed.place(), found_db: changed.sqnr_db() });
+        }
         let worst_db = verification.worst().map_or(f64::INFINITY, TensorComparison::sqnr_db);
         if let Some(worst) = verification.worst() {
             let bound_db = self.fail_below.unwrap_or(LEAST_SQNR_DB);
             if worst_db < bound_db {
-                return Err(Error::AccuracyBelowBound { tensor: worst.name.clone(), found_db: worst_db, bound_db });
+                return Err(Error::TensorBelowBound { tensor: worst.place(), found_db: worst_db, bound_db });
             }
         }
         // How far a model strays when its weights are quantized is for those who release it to judge.
         let usual = match worst_db {
-            f64::INFINITY => Some(EXACT_KL),
+            f64::INFINITY if verification.has_same_ramp => Some(EXACT_KL),
             worst_db => (worst_db >= ROUNDED_SQNR_DB).then_some(ROUNDED_KL),
         };
         let mean = verification.evaluation.comparison.as_ref().map(|comparison| comparison.kl_divergence.mean.mean);
@@ -111,6 +115,7 @@ struct Tensors<'a> {
 #[derive(Debug, Serialize)]
 struct Worst<'a> {
     name: &'a str,
+    expert: Option<usize>,
     sqnr_db: f64,
 }
 
@@ -127,7 +132,11 @@ impl<'a> Figures<'a> {
             tensors: Tensors {
                 count: verification.tensors.len(),
                 exact: num_exact(verification),
-                worst: verification.worst().map(|worst| Worst { name: &worst.name, sqnr_db: worst.sqnr_db() }),
+                worst: verification.worst().map(|worst| Worst {
+                    name: &worst.name,
+                    expert: worst.worst_expert.as_ref().map(|(expert, _)| *expert),
+                    sqnr_db: worst.sqnr_db(),
+                }),
             },
             prompts: verification.prompts,
             counted_tokens: verification.evaluation.counted_tokens,
@@ -156,7 +165,7 @@ pub(crate) fn figures(verification: &Verification) -> String {
             "tensors    {} of {} are exact; the furthest off is {}, {:.2} dB above its error",
             whole(exact as u64),
             whole(count as u64),
-            worst.name,
+            worst.place(),
             worst.sqnr_db()
         ),
     };

@@ -25,14 +25,39 @@ pub struct TensorComparison {
     pub elements: u64,
     /// How far the found values are from the source's, over the experts in which they differ; nothing where all are the same.
     pub deviation: Option<Accuracy>,
+    /// Of these experts the one that is furthest off, and how far it is.
+    pub worst_expert: Option<(usize, Accuracy)>,
+    /// True where the type that the values are found in holds every number of the source's: then a difference is a mistake.
+    pub is_lossless: bool,
 }
 
 impl TensorComparison {
-    /// Signal to noise of the found values in dB; infinite where all are the same.
+    /// Signal to noise of the found values in dB, of the expert that is furthest off where there are experts; infinite where all values are
+    /// the same.
+    ///
+    /// An expert in another's place is little beside the noise of many that are quantized.
     #[must_use]
     pub fn sqnr_db(&self) -> f64 {
-        self.deviation.as_ref().and_then(Accuracy::sqnr_db).unwrap_or(f64::INFINITY)
+        let worst = self.worst_expert.as_ref().map(|(_, accuracy)| accuracy).or(self.deviation.as_ref());
+        worst.and_then(Accuracy::sqnr_db).unwrap_or(f64::INFINITY)
     }
+
+    /// The name, with the expert that is furthest off.
+    #[must_use]
+    pub fn place(&self) -> String {
+        match &self.worst_expert {
+            Some((expert, _)) => format!("{} of expert {expert}", self.name),
+            None => self.name.clone(),
+        }
+    }
+}
+
+/// How far the found values of a tensor are from the source's.
+#[derive(Debug, Clone, Copy, Default)]
+struct Deviations {
+    total: Option<Accuracy>,
+    worst: Option<(usize, Accuracy)>,
+    is_lossless: bool,
 }
 
 /// Compares every tensor of two models; `progress` sees the elements that are done, and all.
@@ -53,16 +78,23 @@ pub fn compare(found: &Checkpoint, source: &Checkpoint, progress: &mut dyn FnMut
             done += elements;
             progress(done, total);
         };
-        let deviation = match matrices.next_if(|(layer, projection)| projection.tensor_name(*layer) == spec.name) {
+        let deviations = match matrices.next_if(|(layer, projection)| projection.tensor_name(*layer) == spec.name) {
             Some((layer, projection)) => pair.experts(layer, projection, &mut advance)?,
             None => {
-                let deviation =
-                    pair.deviation(&Numbers::of_tensor(found.tensor(&spec.name)?), &Numbers::of_tensor(source.tensor(&spec.name)?), 0)?;
+                let (of_found, of_source) = (Numbers::of_tensor(found.tensor(&spec.name)?), Numbers::of_tensor(source.tensor(&spec.name)?));
+                let is_lossless = !found.is_quantized(&spec.name) && holds(of_found.dtype, of_source.dtype);
+                let total = pair.deviation(&of_found, &of_source, 0)?;
                 advance(elements(&spec.shape));
-                deviation
+                Deviations { total, worst: None, is_lossless }
             }
         };
-        comparisons.push(TensorComparison { name: spec.name.clone(), elements: elements(&spec.shape), deviation });
+        comparisons.push(TensorComparison {
+            name: spec.name.clone(),
+            elements: elements(&spec.shape),
+            deviation: deviations.total,
+            worst_expert: deviations.worst,
+            is_lossless: deviations.is_lossless,
+        });
     }
     Ok(comparisons)
 }
@@ -76,12 +108,19 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn experts(&self, layer: usize, projection: Projection, advance: &mut dyn FnMut(u64)) -> Result<Option<Accuracy>> {
+    fn experts(&self, layer: usize, projection: Projection, advance: &mut dyn FnMut(u64)) -> Result<Deviations> {
         let config = self.source.config();
         let [inputs, outputs] = projection.dims(config);
-        let mut total: Option<Accuracy> = None;
+        let mut deviations = Deviations { is_lossless: !self.found.is_quantized(self.name), ..Default::default() };
         for expert in 0..config.num_local_experts {
             let (found, source) = (self.found.expert(layer, projection, expert)?, self.source.expert(layer, projection, expert)?);
+            deviations.is_lossless &= match (&found, &source) {
+                (ExpertMatrix::Mxfp4 { .. }, ExpertMatrix::Mxfp4 { .. }) => true,
+                (ExpertMatrix::Mxfp4 { .. }, ExpertMatrix::Float { .. }) => false,
+                // Whatever an element and its scale make has two bits, and is a number in bf16 or is refused.
+                (ExpertMatrix::Float { dtype, .. }, ExpertMatrix::Mxfp4 { .. }) => holds(*dtype, Dtype::Bf16),
+                (ExpertMatrix::Float { dtype, .. }, ExpertMatrix::Float { dtype: of_source, .. }) => holds(*dtype, *of_source),
+            };
             // Equal blocks stand for equal numbers.
             let is_same = matches!(found, ExpertMatrix::Mxfp4 { .. }) && found == source;
             if !is_same {
@@ -89,12 +128,16 @@ impl Pair<'_> {
                     Numbers::of_expert(matrix, outputs).map_err(|error| packed(model, projection.tensor_name(layer), expert, error))
                 };
                 let (found, source) = (numbers(self.found, found)?, numbers(self.source, source)?);
-                let deviation = self.deviation(&found, &source, expert * inputs * outputs)?;
-                total = total.into_iter().chain(deviation).reduce(std::ops::Add::add);
+                if let Some(deviation) = self.deviation(&found, &source, expert * inputs * outputs)? {
+                    deviations.total = Some(deviations.total.unwrap_or_default() + deviation);
+                    // There is noise in both.
+                    let is_worse = deviations.worst.is_none_or(|(_, worst)| deviation.sqnr_db() < worst.sqnr_db());
+                    deviations.worst = if is_worse { Some((expert, deviation)) } else { deviations.worst };
+                }
             }
             advance((inputs * outputs) as u64);
         }
-        Ok(total)
+        Ok(deviations)
     }
 
     /// How far `found` is from `source`; `first` is the index of their first element in the tensor.
@@ -124,6 +167,11 @@ impl Pair<'_> {
         self.found.release(&found.bytes);
         self.source.release(&source.bytes);
     }
+}
+
+/// True when every number of type `source` is one of type `found`.
+fn holds(found: Dtype, source: Dtype) -> bool {
+    found == source || found == Dtype::F32
 }
 
 /// Floats as they are stored.
@@ -177,7 +225,9 @@ fn packed(model: &Checkpoint, tensor: String, expert: usize, source: ft_quant::E
 /// Fails when the two do not compute alike, whatever their weights are.
 fn check_configs(found: &Checkpoint, source: &Checkpoint) -> Result<()> {
     let settings = settings(found.config()).into_iter().zip(settings(source.config()));
-    for ((key, found_value), (_, expected)) in settings {
+    let is_gguf = found.gguf().is_some() || source.gguf().is_some();
+    // GGUF has no place for it.
+    for ((key, found_value), (_, expected)) in settings.filter(|((key, _), _)| !is_gguf || *key != "rope_scaling.truncate") {
         // GGUF keeps fractions in single precision.
         if (found_value - expected).abs() > 1e-6 * expected.abs() {
             let (path, source_model) = (found.path().to_owned(), source.path().to_owned());
@@ -212,5 +262,113 @@ fn settings(config: &Config) -> Vec<(&'static str, f64)> {
         ("rope_scaling.beta_fast", scaling.beta_fast),
         ("rope_scaling.beta_slow", scaling.beta_slow),
         count("rope_scaling.original_max_position_embeddings", scaling.original_max_position_embeddings),
+        count("rope_scaling.truncate", scaling.truncate.into()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::write_random_model;
+    use crate::gguf::{GgufExport, GgufTarget, Mix};
+    use crate::requantize::{ExpertTarget, Requantization};
+    use ft_quant::Codec;
+    use ft_quant::mxfp4::ScaleRule;
+    use std::path::{Path, PathBuf};
+
+    fn config() -> Config {
+        Config { hidden_size: 96, num_local_experts: 5, vocab_size: 517, ..Config::nano() }
+    }
+
+    fn model(path: &Path, config: &Config, storage: ExpertStorage) -> Checkpoint {
+        write_random_model(path, config, storage, 7, &mut |_, _| {}).unwrap();
+        Checkpoint::open(path).unwrap()
+    }
+
+    fn converted(source: &Path, target: PathBuf, to: ExpertTarget) -> Checkpoint {
+        let request = Requantization { source, target: &target, to, hints_from: None, max_shard_bytes: u64::MAX };
+        request.run(&Codec::Cpu, &mut |_, _| {}).unwrap().into_sealed().publish().unwrap();
+        Checkpoint::open(&target).unwrap()
+    }
+
+    fn exported(source: &Checkpoint, target: &Path, to: GgufTarget) -> Checkpoint {
+        let types = |tensor: &crate::gguf::GgufTensor| to.tensor_type(source, tensor);
+        let (file_type, packing) = (to.file_type(source), ScaleRule::Even.into());
+        let export = GgufExport { source, target, types: &types, file_type, packing, split_bytes: None, name: None, template: None };
+        export.run(&mut |_, _| {}).unwrap().publish().unwrap();
+        Checkpoint::open(target).unwrap()
+    }
+
+    /// The experts' matrices of all layers.
+    fn matrices(model: &Checkpoint) -> Vec<String> {
+        model.expert_matrices().map(|(layer, projection)| projection.tensor_name(layer)).collect()
+    }
+
+    /// The names of the tensors whose type does not hold all that the source's does.
+    fn lossy(found: &Checkpoint, source: &Checkpoint) -> Vec<String> {
+        let compared = compare(found, source, &mut |_, _| {}).unwrap();
+        assert!(compared.iter().all(|tensor| tensor.deviation.is_none() || !tensor.is_lossless));
+        compared.into_iter().filter(|tensor| !tensor.is_lossless).map(|tensor| tensor.name).collect()
+    }
+
+    #[test]
+    fn what_a_type_cannot_hold_is_told_from_what_it_can() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |name: &str| root.path().join(name);
+        let plain = model(&path("plain"), &config(), ExpertStorage::Float(Dtype::Bf16));
+        let packed = converted(plain.path(), path("packed"), ExpertTarget::Mxfp4(ScaleRule::Even.into()));
+        let unpacked = converted(packed.path(), path("unpacked"), ExpertTarget::Bf16);
+        assert_eq!(lossy(&packed, &plain), matrices(&plain));
+        for (found, source) in [(&packed, &packed), (&unpacked, &packed), (&plain, &plain)] {
+            assert!(lossy(found, source).is_empty());
+        }
+        // Unpacked weights come back exactly, but not every number would.
+        assert_eq!(lossy(&packed, &unpacked), matrices(&plain));
+        let native = exported(&packed, &path("native.gguf"), GgufTarget::Native);
+        let eight_bits = exported(&packed, &path("q8_0.gguf"), GgufTarget::Mix(Mix::Q8_0));
+        assert!(lossy(&native, &packed).is_empty());
+        assert!(lossy(&packed, &native).iter().all(|name| !matrices(&plain).contains(name)));
+        let compared = compare(&eight_bits, &packed, &mut |_, _| {}).unwrap();
+        for tensor in &compared {
+            let is_exact = tensor.name.ends_with("bias") || tensor.name.ends_with("norm.weight") || tensor.name.ends_with("sinks");
+            assert!(!is_exact || tensor.is_lossless && tensor.deviation.is_none(), "{tensor:?}");
+            assert!(!matrices(&plain).contains(&tensor.name) || !tensor.is_lossless, "{tensor:?}");
+        }
+    }
+
+    #[test]
+    fn the_expert_that_is_furthest_off_is_told() {
+        let root = tempfile::tempdir().unwrap();
+        let source = model(&root.path().join("source"), &config(), ExpertStorage::Float(Dtype::Bf16));
+        let (target, file) = (root.path().join("target"), "model.safetensors");
+        std::fs::create_dir(&target).unwrap();
+        std::fs::copy(source.path().join("config.json"), target.join("config.json")).unwrap();
+        let mut bytes = std::fs::read(source.path().join(file)).unwrap();
+        let ExpertMatrix::Float { values, .. } = source.expert(0, Projection::Down, 3).unwrap() else { panic!("plain floats") };
+        let start = bytes.windows(values.len()).position(|window| window == &values[..]).unwrap();
+        // The exponent's lowest bit of one element, and the sign of half an expert.
+        bytes[start - values.len() + 1] ^= 1;
+        bytes[start..start + values.len() / 2].iter_mut().skip(1).step_by(2).for_each(|byte| *byte ^= 0x80);
+        std::fs::write(target.join(file), bytes).unwrap();
+        let found = Checkpoint::open(&target).unwrap();
+        let changed: Vec<TensorComparison> =
+            compare(&found, &source, &mut |_, _| {}).unwrap().into_iter().filter(|tensor| tensor.deviation.is_some()).collect();
+        let [changed] = &changed[..] else { panic!("{changed:?}") };
+        assert_eq!(changed.place(), "model.layers.0.mlp.experts.down_proj of expert 3");
+        assert!(changed.is_lossless && (-5.0..0.0).contains(&changed.sqnr_db()), "{}", changed.sqnr_db());
+        assert!(changed.deviation.unwrap().sqnr_db().unwrap() > changed.sqnr_db() + 2.0);
+    }
+
+    #[test]
+    fn settings_that_gguf_has_no_place_for_matter_between_directories() {
+        let root = tempfile::tempdir().unwrap();
+        let scaling = |truncate| Some(YarnScaling { truncate, ..YarnScaling::published() });
+        let of = |name: &str, truncate| {
+            model(&root.path().join(name), &Config { rope_scaling: scaling(truncate), ..config() }, ExpertStorage::Mxfp4)
+        };
+        let (source, other) = (of("source", true), of("other", false));
+        let error = compare(&other, &source, &mut |_, _| {}).unwrap_err();
+        assert!(matches!(error, Error::OtherModel { key: "rope_scaling.truncate", .. }), "{error}");
+        assert!(lossy(&exported(&source, &root.path().join("model.gguf"), GgufTarget::Native), &source).is_empty());
+    }
 }

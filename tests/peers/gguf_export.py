@@ -4,14 +4,15 @@
   convert MODEL OUT TYPE             llama.cpp's own converter
   compare OURS THEIRS [KEY...]       the same keys, types, values and tensors, byte for byte; KEYs may differ
   parts WHOLE PART...                a split file holds what the whole one holds, and llama.cpp loads it
-  prompts FILE                       token ids that reach past the sliding window
-  logprobs GGUF PROMPTS OUT          what llama.cpp computes
+  prompts FILE [VOCABULARY]          token ids that reach past the sliding window
+  logprobs GGUF PROMPTS OUT [LORA]   what llama.cpp computes
   agree ONE OTHER BOUND              two such answers differ by the bound at most
   judge ANSWER LOGITS BOUND          such an answer and the logits of `ft logits`
 """
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -64,16 +65,17 @@ class Header:
 
     NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
-    def __init__(self, path):
+    def __init__(self, path, mode="r"):
         import gguf
 
-        self.content, self.at = memoryview(numpy.memmap(path, numpy.uint8, "r")), 0
+        self.content, self.at = memoryview(numpy.memmap(path, numpy.uint8, mode)), 0
         assert self.take("4s") == b"GGUF" and self.take("I") == 3
         num_tensors, num_keys = self.take("Q"), self.take("Q")
-        self.keys = {}
+        self.keys, self.places = {}, {}
         for _ in range(num_keys):
             key, kind = self.text(), self.take("I")
             assert key not in self.keys
+            self.places[key] = self.at
             self.keys[key] = (kind, self.value(kind))
         listed = []
         for _ in range(num_tensors):
@@ -109,6 +111,10 @@ class Header:
 def compare(ours, theirs, *may_differ):
     ours, theirs = Header(ours), Header(theirs)
     assert set(ours.keys) - NAMES == set(theirs.keys) - NAMES, set(ours.keys) ^ set(theirs.keys)
+    marks = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
+    kind, template = theirs.keys["tokenizer.chat_template"]
+    # Not every engine that reads GGUF knows them.
+    theirs.keys["tokenizer.chat_template"] = (kind, marks.sub(r"{#\1 \2#}", template))
     for key, expected in theirs.keys.items():
         if key not in may_differ and (key not in NAMES or key == "general.size_label"):
             assert ours.keys[key] == expected, (key, str(ours.keys[key])[:200], str(expected)[:200])
@@ -134,15 +140,17 @@ def parts(whole, *paths):
         assert joined[name][:2] == (kind, shape) and joined[name][2].tobytes() == content.tobytes(), name
 
 
-def prompts(out):
+def prompts(out, vocabulary=200019):
     random = numpy.random.default_rng(201088)
-    Path(out).write_text(json.dumps([random.integers(0, 200019, length).tolist() for length in LENGTHS]))
+    Path(out).write_text(json.dumps([random.integers(0, int(vocabulary), length).tolist() for length in LENGTHS]))
 
 
-def logprobs(path, prompt_file, out):
+def server(path, *adapters):
+    """llama.cpp with a model and the LoRA adapters for it, on two cores."""
     import xllamacpp
 
     parameters = xllamacpp.CommonParams()
+    parameters.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(adapter, 1.0) for adapter in adapters]
     parameters.model.path = path
     parameters.n_ctx = 512
     parameters.n_parallel = 1
@@ -154,13 +162,21 @@ def logprobs(path, prompt_file, out):
     # The cache of keys and values is f16 otherwise, which is no matter of the file.
     parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    server = xllamacpp.Server(parameters)
+    return xllamacpp.Server(parameters)
+
+
+def complete(server, request):
+    answer = server.handle_completions(request | {"temperature": 0, "cache_prompt": False})
+    answer = json.loads(answer) if isinstance(answer, str) else answer
+    assert "choices" in answer, answer
+    return answer
+
+
+def logprobs(path, prompt_file, out, *adapters):
+    judge = server(path, *adapters)
     answers = []
     for prompt in json.loads(Path(prompt_file).read_text()):
-        request = {"prompt": prompt, "n_predict": 1, "n_probs": TOP, "temperature": 0, "cache_prompt": False}
-        answer = server.handle_completions(request)
-        answer = json.loads(answer) if isinstance(answer, str) else answer
-        assert "choices" in answer, answer
+        answer = complete(judge, {"prompt": prompt, "n_predict": 1, "n_probs": TOP})
         top = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
         answers.append({str(token["id"]): token["logprob"] for token in top})
     assert all(len(answer) == TOP for answer in answers)

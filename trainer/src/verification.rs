@@ -51,6 +51,8 @@ pub struct Verification {
     pub evaluation: Evaluation,
     /// Where the conversations come from.
     pub prompts: Prompts,
+    /// False when the ramp of rotary periods ends elsewhere in one of them, which GGUF has no place for.
+    pub has_same_ramp: bool,
 }
 
 /// What the models were given.
@@ -76,6 +78,13 @@ impl Verification {
         let differing = self.tensors.iter().filter(|tensor| tensor.deviation.is_some());
         differing.min_by(|left, right| left.sqnr_db().total_cmp(&right.sqnr_db()))
     }
+
+    /// Of the tensors that differ although their type holds every number of the source's the one that differs most, if any does.
+    #[must_use]
+    pub fn changed(&self) -> Option<&TensorComparison> {
+        let changed = self.tensors.iter().filter(|tensor| tensor.deviation.is_some() && tensor.is_lossless);
+        changed.min_by(|left, right| left.sqnr_db().total_cmp(&right.sqnr_db()))
+    }
 }
 
 /// Compares every tensor, then what both models answer in f32. Of each model embedding, head and one layer are in memory at a time.
@@ -86,6 +95,8 @@ pub fn verify(request: &VerificationRequest<'_>, progress: &mut dyn FnMut(Verifi
     let (model, source) = (Checkpoint::open(request.model)?, Checkpoint::open(request.source)?);
     model.check_vocabulary()?;
     let tensors = compare(&model, &source, &mut |done, total| progress(VerificationProgress::Tensors { done, total }))?;
+    let truncates = |model: &Checkpoint| model.config().rope_scaling.as_ref().is_some_and(|scaling| scaling.truncate);
+    let has_same_ramp = truncates(&model) == truncates(&source);
     let mut answers = |data| {
         let request = EvaluationRequest {
             model: request.model,
@@ -106,7 +117,7 @@ pub fn verify(request: &VerificationRequest<'_>, progress: &mut dyn FnMut(Verifi
         }
         result => (result?, Prompts::Conversations),
     };
-    Ok(Verification { tensors, evaluation, prompts })
+    Ok(Verification { tensors, evaluation, prompts, has_same_ramp })
 }
 
 /// Tokens below `vocabulary`, the same every time.

@@ -14,7 +14,8 @@ use crate::verification::{Bounds, Outcome, verified, words};
 /// Takes model directories and GGUF files. Tensors are compared one by one as the numbers that a runtime computes with; then both models
 /// run over a few conversations in harmony, in f32 and a layer at a time, so that a model larger than memory can be verified.
 ///
-/// It passes when every tensor is as near as its type can be (see --fail-below), and what lost little or nothing answers alike.
+/// It passes when every tensor is as near as its type can be - exact, where the type holds all that the source's does - and what lost little or
+/// nothing answers alike.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ft verify exports/20b.gguf --against models/20b
@@ -23,7 +24,8 @@ use crate::verification::{Bounds, Outcome, verified, words};
 
 Exit code 1 when it does not pass; the figures are printed all the same.
 
-JSON: {\"version\": 1, \"model\", \"source\", \"tensors\": {\"count\", \"exact\", \"worst\": {\"name\", \"sqnr_db\"} or null}, \"prompts\",
+JSON: {\"version\": 1, \"model\", \"source\", \"tensors\": {\"count\", \"exact\", \"worst\": {\"name\", \"expert\",
+\"sqnr_db\"} or null}, \"prompts\",
 \"kl_divergence\": {\"mean\", \"maximum\", ...}, \"same_top_fraction\", \"counted_tokens\"}")]
 pub(crate) struct Arguments {
     /// The model in question: a directory or a GGUF file

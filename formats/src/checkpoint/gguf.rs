@@ -127,15 +127,25 @@ impl GgufModel {
 
     /// The file that holds the tensor with this index among the specs.
     pub(super) fn file_of(&self, index: usize) -> &Path {
-        let name = match &self.places[index] {
-            Place::Whole(tensor) => tensor,
+        self.file.file_of(&self.names(index)[0])
+    }
+
+    /// True when the tensor with this index among the specs is made of others than floats, and is not in MXFP4 to its user either.
+    pub(super) fn is_quantized(&self, index: usize) -> bool {
+        let is_plain = |name: &String| self.file.find(name).is_some_and(|view| view.tensor_type.float_dtype().is_some());
+        let is_packed = matches!(self.places[index], Place::Experts { held: HeldByExperts::Blocks | HeldByExperts::Scales, .. });
+        !is_packed && !self.names(index).iter().all(is_plain)
+    }
+
+    /// The tensors of the file that make up the one with this index among the specs.
+    fn names(&self, index: usize) -> &[String] {
+        match &self.places[index] {
+            Place::Whole(tensor) => std::slice::from_ref(tensor),
             Place::Experts { layer, projection, held } => {
                 let parts = &self.layers[*layer][*projection as usize];
-                let names = if *held == HeldByExperts::Biases { &parts.biases } else { &parts.weights };
-                &names[0]
+                if *held == HeldByExperts::Biases { &parts.biases } else { &parts.weights }
             }
-        };
-        self.file.file_of(name)
+        }
     }
 
     /// The bytes of `spec`, which has this index among the specs.

@@ -267,6 +267,17 @@ impl Checkpoint {
         }
     }
 
+    /// True for a tensor whose values are quantized where they are stored, and handed out as the floats that they stand for.
+    ///
+    /// MXFP4 that is handed out as such is none of them.
+    #[must_use]
+    pub fn is_quantized(&self, name: &str) -> bool {
+        match (&self.store, self.by_name.get(name)) {
+            (Store::Gguf(model), Some(&index)) => model.is_quantized(index),
+            _ => false,
+        }
+    }
+
     /// Has the system read the matrix of an expert ahead, if there is such an expert.
     pub(crate) fn prefetch_expert(&self, layer: usize, projection: Projection, expert: usize) {
         if layer >= self.config.num_hidden_layers || expert >= self.config.num_local_experts {

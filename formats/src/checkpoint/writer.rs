@@ -17,6 +17,7 @@ use crate::output::{PartialDirectory, write_synced};
 use crate::safetensors::{SafetensorsWriter, TensorSpec};
 use crate::stream::TensorSink;
 use crate::template::CHAT_TEMPLATE_FILE;
+use crate::template::{CHAT_TEMPLATE, without_generation_marks};
 use crate::tokenizer::{write_chat_template, write_tokenizer_files};
 
 /// Name of the config.
@@ -243,6 +244,8 @@ impl CheckpointWriter {
         let directory = self.directory.path();
         write_tokenizer_files(directory)?;
         match file.get("tokenizer.chat_template").and_then(Value::as_str) {
+            // Ours, which is there by now, with its marks: GGUF files have it without.
+            Some(template) if template == without_generation_marks(CHAT_TEMPLATE) => Ok(()),
             Some(template) => write_synced(&directory.join("chat_template.jinja"), template.as_bytes()),
             None => Ok(()),
         }

@@ -281,6 +281,8 @@ mod tests {
         assert_eq!(template(Some("given")).as_deref(), Some("configured"));
         fs::write(path.join("chat_template.jinja"), "its own").unwrap();
         assert_eq!(template(Some("given")).as_deref(), Some("its own"));
+        fs::write(path.join("chat_template.jinja"), "{% generation %}its own{%- endgeneration %}").unwrap();
+        assert_eq!(template(None).as_deref(), Some("{# #}its own{#- #}"));
         fs::write(path.join("generation_config.json"), r#"{"temperature": 0.5, "top_k": 40, "do_sample": true}"#).unwrap();
         let found = metadata(&path, None).unwrap();
         assert_eq!(find(&found, "general.sampling.temp"), Some(Value::F32(0.5)));

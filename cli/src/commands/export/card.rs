@@ -39,6 +39,6 @@ fn quantization(verification: &Verification, from: &str, to: &str) -> Option<Qua
         to: to.to_owned(),
         signal_to_noise_db: total.sqnr_db(),
         relative_error: Accuracy::relative_error(&total),
-        worst: verification.worst().map(|worst| (worst.name.clone(), worst.sqnr_db())),
+        worst: verification.worst().map(|worst| (worst.place(), worst.sqnr_db())),
     })
 }
