@@ -143,7 +143,7 @@ mod tests {
     fn long_values_are_cut_and_numbers_are_short() {
         assert_eq!(words_of(&json_of(&Value::F32(0.1))), "0.1");
         assert_eq!(words_of(&json_of(&Value::F32(f32::NAN))), "null");
-        assert_eq!(words_of(&json_of(&Value::Array(Array::F32(vec![1e-5, 2.0])))), "[1e-5,2.0]");
+        assert_eq!(words_of(&json_of(&Value::Array(Array::F32(vec![1e-5, 2.0])))), "[0.00001,2.0]");
         assert_eq!(words_of(&json_of(&Value::Array(Array::String(vec!["a".to_owned(); 9])))), "9 of string");
         assert_eq!(words_of(&json_of(&Value::String("a\nb".to_owned()))), r#""a\nb""#);
         let long = words_of(&json_of(&Value::String("\u{e9}".repeat(5000))));
