@@ -18,7 +18,7 @@ warmup_fraction = 0.05
 min_fraction = 0.02
 
 [training]
-steps = 40
+steps = 60
 batch_sequences = 1
 accumulation_steps = 1
 dtype = "f32"
@@ -29,7 +29,10 @@ every_steps = 1000
 "#;
 
 const TURNS: [(&str, &str); 3] = [
-    ("Name the seasons.", "Spring, summer, autumn and winter; then spring again, as it has always been and as far as anyone can tell."),
+    (
+        "Name the seasons.",
+        "Spring, summer, autumn and winter; then spring again, as it has always been and as far as anyone can tell. Spring brings flowers, summer long days, autumn wind and apples, and winter snow on the hills; after that the whole round begins once more, and nobody has ever seen it begin with anything else.",
+    ),
     ("Count to five.", "One, two, three, four, five."),
     ("What is a byte?", "Eight bits, the least that most machines can address; two digits in base sixteen, né octet."),
 ];
@@ -59,10 +62,10 @@ fn a_trained_model_says_the_same_in_llama_cpp() {
     let prompts: Vec<Vec<Value>> = conversations.iter().map(|each| [each["ids"].as_array().expect("ids"), &start[..]].concat()).collect();
     project.scratch.write("prompts.json", json!(prompts).to_string());
     let mut judge = peer("export.py", ["greedy"]);
-    let judge = judge.arg(project.path("run.gguf")).arg(project.path("runs/run/model")).arg(project.path("prompts.json")).arg("64");
+    let judge = judge.arg(project.path("run.gguf")).arg(project.path("runs/run/model")).arg(project.path("prompts.json")).arg("96");
     let theirs = crate::json(&succeed(judge));
     for (((question, answer), prompt), theirs) in TURNS.iter().zip(&prompts).zip(theirs.as_array().expect("answers")) {
-        let mut command = ft(["generate", "--json", "--temperature", "0", "--max-tokens", "64", "--dtype", "f32", "--prompt", question]);
+        let mut command = ft(["generate", "--json", "--temperature", "0", "--max-tokens", "96", "--dtype", "f32", "--prompt", question]);
         let ours = crate::json(&succeed(command.arg(project.path("runs/run/model"))));
         assert_eq!(ours["prompt_tokens"], prompt.len(), "{question}");
         let texts: Vec<&Value> = ours["messages"].as_array().expect("messages").iter().map(|message| &message["content"]).collect();

@@ -6,6 +6,7 @@ use std::path::Path;
 use ft_formats::card::{CardKind, ModelCard, QuantizationFigures, TrainingFigures};
 use ft_quant::Accuracy;
 use ft_trainer::verification::Verification;
+use serde_json::Value;
 
 /// The card of `kind` for `model`. Where a run made the model, its recipe and its last figures are in it.
 pub(super) fn card(model: &Path, name: &str, kind: CardKind, from: &str, to: &str, verification: Option<&Verification>) -> String {
@@ -18,7 +19,7 @@ pub(super) fn card(model: &Path, name: &str, kind: CardKind, from: &str, to: &st
         kind,
         base_model: recipe.as_deref().and_then(base_model),
         recipe,
-        data_fingerprint: None,
+        data_fingerprint: run.as_deref().and_then(data_fingerprint),
         metrics: metrics.as_deref().and_then(TrainingFigures::last_of),
         quantization: verification.and_then(|verification| quantization(verification, from, to)),
     };
@@ -29,6 +30,15 @@ pub(super) fn card(model: &Path, name: &str, kind: CardKind, from: &str, to: &st
 fn base_model(recipe: &str) -> Option<String> {
     let recipe: toml::Table = recipe.parse().ok()?;
     Some(recipe.get("model")?.get("path")?.as_str()?.to_owned())
+}
+
+/// The fingerprint of the training data, which every checkpoint of a run keeps.
+fn data_fingerprint(run: &Path) -> Option<String> {
+    let checkpoints = fs::read_dir(run.join("checkpoints")).ok()?;
+    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
+    let newest = checkpoints.filter_map(|entry| Some(entry.ok()?.path())).max_by_key(|path| step(path))?;
+    let state: Value = serde_json::from_str(&fs::read_to_string(newest.join("state.json")).ok()?).ok()?;
+    Some(state["identity"]["dataset"].as_str()?.to_owned())
 }
 
 /// What storing the weights otherwise cost, if anything.
