@@ -4,6 +4,7 @@
 //! replaces; it is never taken for the result.
 
 mod files;
+mod slots;
 mod write_behind;
 
 use std::ffi::OsString;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, InFile, Result};
 
 pub(crate) use files::{PartialFiles, sync_file};
+pub(crate) use slots::Slots;
 pub(crate) use write_behind::WriteBehind;
 
 /// The sibling under which `path` is written until it is whole.

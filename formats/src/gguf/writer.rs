@@ -5,7 +5,7 @@
 
 mod header;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use header::{ALIGNMENT_KEY, Header};
 
 use super::{DEFAULT_ALIGNMENT, Value};
 use crate::error::{Error, InFile, Result};
-use crate::output::{PartialFiles, WriteBehind, sync_file};
+use crate::output::{PartialFiles, Slots, WriteBehind, sync_file};
 use crate::stream::TensorSink;
 
 pub use header::{GgufSpec, TensorProblem};
@@ -33,20 +33,8 @@ pub struct GgufWriter {
     files: PartialFiles,
     /// Where the first of them is.
     partial: PathBuf,
-    slots: Vec<Slot>,
-    by_name: HashMap<String, usize>,
+    slots: Slots,
     write_behind: WriteBehind,
-}
-
-/// The place of a tensor.
-#[derive(Debug)]
-struct Slot {
-    name: String,
-    file: usize,
-    /// Offset in the file.
-    begin: u64,
-    length: u64,
-    written: u64,
 }
 
 /// A model in GGUF that is whole and synced, under a hidden name until it is published; it leaves nothing when it is dropped before.
@@ -112,8 +100,8 @@ impl GgufWriter {
         let targets = (0..count).map(|index| if count == 1 { path.clone() } else { split_path(&path, index, count) }).collect();
         let files = PartialFiles::create(&path, targets)?;
         let partial = files.partial(0);
-        let (slots, by_name, write_behind) = (Vec::new(), HashMap::new(), WriteBehind::default());
-        let mut writer = Self { open: Vec::new(), files, partial, slots, by_name, write_behind };
+        let (slots, write_behind) = (Slots::default(), WriteBehind::default());
+        let mut writer = Self { open: Vec::new(), files, partial, slots, write_behind };
         for (index, group) in groups.iter().enumerate() {
             let keys = if count > 1 { split_keys(index, count, tensors.len()).to_vec() } else { Vec::new() };
             let metadata = if index == 0 { metadata } else { &[] };
@@ -128,10 +116,7 @@ impl GgufWriter {
         file.write_all_at(&header.bytes, 0).in_file("write", &path)?;
         // What pads the tensors is never written, and reads as zeros.
         file.set_len(header.file_bytes).in_file("write", &path)?;
-        for (name, range) in &header.tensors {
-            self.by_name.insert(name.clone(), self.slots.len());
-            self.slots.push(Slot { name: name.clone(), file: index, begin: range.start, length: range.end - range.start, written: 0 });
-        }
+        header.tensors.iter().for_each(|(name, range)| self.slots.add(name, index, range));
         self.open.push(file);
         Ok(())
     }
@@ -139,7 +124,7 @@ impl GgufWriter {
     /// Bytes of all tensors.
     #[must_use]
     pub fn total_bytes(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.length).sum()
+        self.slots.total_bytes()
     }
 
     /// Writes the whole of a tensor.
@@ -148,10 +133,7 @@ impl GgufWriter {
     /// [`Error::Io`]; [`Error::UnknownTensor`] for a name that was not announced; [`Error::WrittenLength`] when `bytes` is not what
     /// the tensor still lacks.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let slot = &self.slots[self.index(name)?];
-        if slot.written + bytes.len() as u64 != slot.length {
-            return Err(self.wrong_length(slot, bytes.len()));
-        }
+        self.slots.check_rest(name, bytes.len(), self.files.target(0))?;
         self.write_chunk(name, bytes)
     }
 
@@ -160,15 +142,12 @@ impl GgufWriter {
     /// # Errors
     /// As [`GgufWriter::write`], with [`Error::WrittenLength`] when the tensor would become too long.
     pub fn write_chunk(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let index = self.index(name)?;
-        let slot = &self.slots[index];
-        if slot.written + bytes.len() as u64 > slot.length {
-            return Err(self.wrong_length(slot, bytes.len()));
-        }
-        let written = self.open[slot.file].write_all_at(bytes, slot.begin + slot.written);
-        written.map_err(|source| Error::Io { action: "write", path: self.files.partial(slot.file), source })?;
-        self.write_behind.advance(&self.open[slot.file], bytes.len() as u64);
-        self.slots[index].written += bytes.len() as u64;
+        let place = self.slots.next(name, bytes.len(), self.files.target(0))?;
+        let file = &self.open[place.file];
+        let written = file.write_all_at(bytes, place.offset);
+        written.map_err(|source| Error::Io { action: "write", path: self.files.partial(place.file), source })?;
+        self.write_behind.advance(file, bytes.len() as u64);
+        self.slots.advance(place, bytes.len());
         Ok(())
     }
 
@@ -177,9 +156,7 @@ impl GgufWriter {
     /// # Errors
     /// [`Error::WrittenLength`] for the first tensor that is not whole, [`Error::Io`].
     pub fn seal(self) -> Result<SealedGguf> {
-        if let Some(slot) = self.slots.iter().find(|slot| slot.written != slot.length) {
-            return Err(self.wrong_length(slot, 0));
-        }
+        self.slots.check_whole(self.files.target(0))?;
         let mut bytes = 0;
         for (index, file) in self.open.iter().enumerate() {
             let path = self.files.partial(index);
@@ -187,20 +164,6 @@ impl GgufWriter {
             bytes += file.metadata().in_file("read", &path)?.len();
         }
         Ok(SealedGguf { files: self.files, bytes })
-    }
-
-    fn index(&self, name: &str) -> Result<usize> {
-        let unknown = || Error::UnknownTensor { tensor: name.to_owned(), path: self.files.target(0).to_owned() };
-        self.by_name.get(name).copied().ok_or_else(unknown)
-    }
-
-    fn wrong_length(&self, slot: &Slot, more: usize) -> Error {
-        Error::WrittenLength {
-            tensor: slot.name.clone(),
-            path: self.files.target(slot.file).to_owned(),
-            expected: slot.length,
-            found: slot.written + more as u64,
-        }
     }
 }
 

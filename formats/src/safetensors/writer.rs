@@ -1,6 +1,6 @@
 //! Writing: the header first, then each tensor when its bytes are at hand, in any order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::TensorSpec;
 use super::header::{LIMIT_BYTES, PREFIX_BYTES};
 use crate::error::{Error, InFile, Result};
-use crate::output::{WriteBehind, partial_path, sync_parent};
+use crate::output::{Slots, WriteBehind, partial_path, sync_parent};
 
 /// A safetensors file in the making.
 ///
@@ -20,20 +20,9 @@ pub struct SafetensorsWriter {
     path: PathBuf,
     partial: PathBuf,
     file: File,
-    slots: Vec<Slot>,
-    by_name: HashMap<String, usize>,
+    slots: Slots,
     write_behind: WriteBehind,
     is_finished: bool,
-}
-
-/// The place of a tensor in the file.
-#[derive(Debug)]
-struct Slot {
-    name: String,
-    /// Offset in the file.
-    begin: u64,
-    length: u64,
-    written: u64,
 }
 
 impl SafetensorsWriter {
@@ -47,7 +36,7 @@ impl SafetensorsWriter {
     pub fn create(path: &Path, specs: &[TensorSpec], metadata: &BTreeMap<String, String>) -> Result<Self> {
         let mut order: Vec<&TensorSpec> = specs.iter().collect();
         order.sort_by_key(|spec| std::cmp::Reverse(spec.dtype.bits()));
-        let (mut header, mut slots, mut by_name) = (Map::new(), Vec::new(), HashMap::new());
+        let (mut header, mut ranges) = (Map::new(), Vec::new());
         let mut pairs: Map<String, Value> = metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
         pairs.entry("format").or_insert_with(|| "pt".into());
         header.insert("__metadata__".to_owned(), Value::Object(pairs));
@@ -61,8 +50,7 @@ impl SafetensorsWriter {
             if header.insert(spec.name.clone(), entry).is_some() {
                 return Err(Error::DuplicateTensor { tensor: spec.name.clone(), path: path.to_owned() });
             }
-            by_name.insert(spec.name.clone(), slots.len());
-            slots.push(Slot { name: spec.name.clone(), begin, length, written: 0 });
+            ranges.push((&spec.name, begin..end));
         }
         let mut text = Value::Object(header).to_string().into_bytes();
         text.resize(text.len().next_multiple_of(8), b' ');
@@ -70,11 +58,12 @@ impl SafetensorsWriter {
             return Err(Error::HeaderTooLarge { path: path.to_owned(), bytes: text.len() as u64, limit_bytes: LIMIT_BYTES });
         }
         let data_start = PREFIX_BYTES + text.len() as u64;
-        slots.iter_mut().for_each(|slot| slot.begin += data_start);
+        let mut slots = Slots::default();
+        ranges.iter().for_each(|(name, range)| slots.add(name, 0, &(data_start + range.start..data_start + range.end)));
         let partial = partial_path(path);
         let file = File::create(&partial).in_file("create", &partial)?;
         let write_behind = WriteBehind::default();
-        let writer = Self { path: path.to_owned(), partial, file, slots, by_name, write_behind, is_finished: false };
+        let writer = Self { path: path.to_owned(), partial, file, slots, write_behind, is_finished: false };
         let prefix = (text.len() as u64).to_le_bytes();
         writer.put(&[&prefix[..], &text].concat(), 0)?;
         writer.file.set_len(data_start + end).in_file("write", &writer.partial)?;
@@ -87,10 +76,7 @@ impl SafetensorsWriter {
     /// [`Error::Io`]; [`Error::UnknownTensor`] for a name that was not announced; [`Error::WrittenLength`] when `bytes` is not what
     /// the tensor still lacks.
     pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let slot = &self.slots[self.index(name)?];
-        if slot.written + bytes.len() as u64 != slot.length {
-            return Err(self.wrong_length(slot, bytes.len()));
-        }
+        self.slots.check_rest(name, bytes.len(), &self.path)?;
         self.write_chunk(name, bytes)
     }
 
@@ -99,14 +85,10 @@ impl SafetensorsWriter {
     /// # Errors
     /// As [`SafetensorsWriter::write`], with [`Error::WrittenLength`] when the tensor would become too long.
     pub fn write_chunk(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        let index = self.index(name)?;
-        let slot = &self.slots[index];
-        if slot.written + bytes.len() as u64 > slot.length {
-            return Err(self.wrong_length(slot, bytes.len()));
-        }
-        self.put(bytes, slot.begin + slot.written)?;
+        let place = self.slots.next(name, bytes.len(), &self.path)?;
+        self.put(bytes, place.offset)?;
         self.write_behind.advance(&self.file, bytes.len() as u64);
-        self.slots[index].written += bytes.len() as u64;
+        self.slots.advance(place, bytes.len());
         Ok(())
     }
 
@@ -115,31 +97,15 @@ impl SafetensorsWriter {
     /// # Errors
     /// [`Error::Io`]; [`Error::WrittenLength`] for the first tensor that is not whole.
     pub fn finish(mut self) -> Result<()> {
-        if let Some(slot) = self.slots.iter().find(|slot| slot.written != slot.length) {
-            return Err(self.wrong_length(slot, 0));
-        }
+        self.slots.check_whole(&self.path)?;
         self.file.sync_all().in_file("sync", &self.partial)?;
         fs::rename(&self.partial, &self.path).in_file("rename", &self.partial)?;
         self.is_finished = true;
         sync_parent(&self.path)
     }
 
-    fn index(&self, name: &str) -> Result<usize> {
-        let unknown = || Error::UnknownTensor { tensor: name.to_owned(), path: self.path.clone() };
-        self.by_name.get(name).copied().ok_or_else(unknown)
-    }
-
     fn put(&self, bytes: &[u8], offset: u64) -> Result<()> {
         self.file.write_all_at(bytes, offset).in_file("write", &self.partial)
-    }
-
-    fn wrong_length(&self, slot: &Slot, more: usize) -> Error {
-        Error::WrittenLength {
-            tensor: slot.name.clone(),
-            path: self.path.clone(),
-            expected: slot.length,
-            found: slot.written + more as u64,
-        }
     }
 }
 
