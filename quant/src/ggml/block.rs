@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::Type;
+use super::{Type, rounding};
 use crate::error::Error;
 use crate::processor::{Instructions, Level};
 
@@ -20,8 +20,11 @@ pub(super) trait Block<const ELEMENTS: usize, const BYTES: usize> {
     /// Writes the block of finite values whose largest magnitude is `largest`.
     fn quantize(values: &[f32; ELEMENTS], largest: f32, block: &mut [u8; BYTES]);
 
-    /// Refuses block number `index` if it stands for no numbers.
-    fn check(index: usize, block: &[u8; BYTES]) -> Result<(), Error>;
+    /// Refuses block number `index` if it stands for no numbers: where a scale comes first and is all that can be none, by that.
+    #[inline(always)]
+    fn check(index: usize, block: &[u8; BYTES]) -> Result<(), Error> {
+        check_scale(index, read_f16(block))
+    }
 
     /// Writes the values of a block that [`Block::check`] accepts.
     fn dequantize(block: &[u8; BYTES], values: &mut [f32; ELEMENTS]);
@@ -59,6 +62,24 @@ pub(super) fn peak(values: &[f32; BLOCK_ELEMENTS], largest: f32) -> f32 {
         return if largest == 0.0 { 0.0 } else { first(values, |value| value.abs() == largest) };
     }
     f32::from_bits(largest.to_bits() | u32::from(negative) << 31)
+}
+
+/// Codes from 0 up of which the lowest stands for the peak, and their scale, which has the sign that makes it so: `lowest` is what code 0 stands
+/// for in units of the scale.
+///
+/// Source: ggml `ggml-quants.c`, `quantize_row_q4_0_ref` and `quantize_row_q5_0_ref`.
+#[inline(always)]
+pub(super) fn codes_from_peak(values: &[f32; BLOCK_ELEMENTS], largest: f32, lowest: i8) -> (f32, [u8; BLOCK_ELEMENTS]) {
+    let scale = peak(values, largest) / f32::from(lowest);
+    let inverse = inverse(scale);
+    let mut codes = [0; BLOCK_ELEMENTS];
+    // Under an infinite inverse every product is out of range or NaN, which x86-64 turns into code 0.
+    if inverse.is_finite() {
+        for (code, value) in codes.iter_mut().zip(values) {
+            *code = rounding::floor(value * inverse + (0.5 - f32::from(lowest))).min((-2 * lowest - 1).cast_unsigned());
+        }
+    }
+    (scale, codes)
 }
 
 /// The first value that is as wanted, or 0: out of line, since it is seldom asked for and its steps cannot be vectors.

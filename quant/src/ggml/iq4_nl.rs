@@ -2,7 +2,6 @@
 
 use super::block::{self, BLOCK_ELEMENTS, Block};
 use super::{nibbles, rounding};
-use crate::error::Error;
 
 /// Source: ggml `ggml-common.h`, `block_iq4_nl`.
 pub(super) const BLOCK_BYTES: usize = 2 + nibbles::BYTES;
@@ -79,11 +78,6 @@ impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Iq4Nl {
             *code = nearest_code(inverse * value);
         }
         nibbles::pack(&codes, &mut block[2..]);
-    }
-
-    #[inline(always)]
-    fn check(index: usize, block: &[u8; BLOCK_BYTES]) -> Result<(), Error> {
-        block::check_scale(index, block::read_f16(block))
     }
 
     #[inline(always)]

@@ -2,13 +2,11 @@
 
 use super::block::{self, BLOCK_ELEMENTS, Block};
 use super::{nibbles, rounding};
-use crate::error::Error;
 
 /// Source: ggml `ggml-common.h`, `block_q5_0`.
 pub(super) const BLOCK_BYTES: usize = 6 + nibbles::BYTES;
 
-/// What code 0 stands for, in units of the scale: the scale has the sign that gives it to the peak. Source: ggml `ggml-quants.c`,
-/// `quantize_row_q5_0_ref`.
+/// What code 0 stands for, in units of the scale.
 const LOWEST: i8 = -16;
 
 pub(super) struct Q5_0;
@@ -16,23 +14,10 @@ pub(super) struct Q5_0;
 impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Q5_0 {
     #[inline(always)]
     fn quantize(values: &[f32; BLOCK_ELEMENTS], largest: f32, block: &mut [u8; BLOCK_BYTES]) {
-        let scale = block::peak(values, largest) / f32::from(LOWEST);
-        let inverse = block::inverse(scale);
+        let (scale, codes) = block::codes_from_peak(values, largest, LOWEST);
         block[..2].copy_from_slice(&rounding::to_f16(scale).to_le_bytes());
-        let mut codes = [0; BLOCK_ELEMENTS];
-        // Under an infinite inverse every product is out of range or NaN, which x86-64 turns into code 0.
-        if inverse.is_finite() {
-            for (code, value) in codes.iter_mut().zip(values) {
-                *code = rounding::floor(value * inverse + 16.5).min(31);
-            }
-        }
         block[2..6].copy_from_slice(&nibbles::fifth_bits(&codes).to_le_bytes());
         nibbles::pack(&codes, &mut block[6..]);
-    }
-
-    #[inline(always)]
-    fn check(index: usize, block: &[u8; BLOCK_BYTES]) -> Result<(), Error> {
-        block::check_scale(index, block::read_f16(block))
     }
 
     #[inline(always)]

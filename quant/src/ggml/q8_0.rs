@@ -2,7 +2,6 @@
 
 use super::block::{self, BLOCK_ELEMENTS, Block};
 use super::rounding;
-use crate::error::Error;
 
 /// Source: ggml `ggml-common.h`, `block_q8_0`.
 pub(super) const BLOCK_BYTES: usize = 2 + BLOCK_ELEMENTS;
@@ -32,11 +31,6 @@ impl Block<BLOCK_ELEMENTS, BLOCK_BYTES> for Q8_0 {
         for (code, value) in block[2..].iter_mut().zip(values) {
             *code = round(value * inverse).cast_unsigned();
         }
-    }
-
-    #[inline(always)]
-    fn check(index: usize, block: &[u8; BLOCK_BYTES]) -> Result<(), Error> {
-        block::check_scale(index, block::read_f16(block))
     }
 
     #[inline(always)]
