@@ -1,21 +1,19 @@
 //! The conversion: tensor by tensor, and of the experts' matrices one expert at a time.
 
-use std::borrow::Cow;
-
-use bytemuck::{pod_collect_to_vec, try_cast_slice};
+use ft_quant::Float;
 use ft_quant::ggml::relayout::checkpoint_to_ggml;
 use ft_quant::mxfp4::{BLOCK_BYTES, BLOCK_ELEMENTS, Packing, pack_transposed, unpack};
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::encode::{Source, encode, encoded_bytes};
+use super::encode::{encode, encoded_bytes};
 use super::transpose::columns_as_rows;
 use crate::checkpoint::{Checkpoint, CheckpointTensor, ExpertMatrix, Projection};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::gguf::target::float_type;
 use crate::gguf::{ExpertRows, GgufSpec, GgufTensor, Held, TensorType};
-use crate::stream::{Buffer, Bytes, Output};
+use crate::stream::{Buffer, Bytes, Failure, Matrices, Output, Stored, floats, piece};
 
 /// Elements of a tensor that are converted together.
 const PIECE_ELEMENTS: usize = 4 << 20;
@@ -43,14 +41,10 @@ struct Part<'a> {
     stride: usize,
 }
 
-/// The experts' matrices of a layer.
-struct Matrices<'a> {
-    /// Name of the tensor, that of MXFP4 without its ending.
-    name: String,
+/// The experts' matrices of a layer, and the tensors that their rows go to.
+struct Split<'a> {
+    matrices: Matrices<'a>,
     parts: Vec<Part<'a>>,
-    experts: usize,
-    inputs: usize,
-    outputs: usize,
 }
 
 /// Where values come from, for the errors that name one.
@@ -104,24 +98,20 @@ impl<'a> Conversion<'a> {
 
     /// Puts out a tensor that keeps its shape.
     fn whole(&self, tensor: CheckpointTensor<'a>, spec: &GgufSpec, output: &Output<'a>, advance: &mut dyn FnMut(usize)) -> Result<()> {
-        let CheckpointTensor { name, dtype, bytes: all, .. } = tensor;
+        let CheckpointTensor { name, dtype, bytes, .. } = tensor;
         let piece_bytes = PIECE_ELEMENTS * dtype.size();
-        for start in (0..all.len()).step_by(piece_bytes) {
-            let range = start..all.len().min(start + piece_bytes);
-            let bytes = &all[range.clone()];
-            let origin = Origin { tensor: name, dtype, bytes, first: start / dtype.size() };
-            let written = match &all {
-                _ if float_type(dtype) != spec.tensor_type => Bytes::New(self.encoded(origin, spec.tensor_type, output)?),
-                _ if let Some(index) = first_not_finite(dtype, bytes) => return Err(self.refused(origin, index, spec.tensor_type)),
-                Cow::Borrowed(mapped) => Bytes::Mapped(&mapped[range]),
-                Cow::Owned(_) => {
-                    let mut copy = output.pool.take(bytes.len());
-                    copy.copy_from_slice(bytes);
-                    Bytes::New(copy)
-                }
+        for start in (0..bytes.len()).step_by(piece_bytes) {
+            let piece = piece(&bytes, start..bytes.len().min(start + piece_bytes));
+            let origin = Origin { tensor: name, dtype, bytes: &piece, first: start / dtype.size() };
+            advance(piece.len());
+            let written = if float_type(dtype) != spec.tensor_type {
+                Bytes::New(self.encoded(origin, spec.tensor_type, output)?)
+            } else if let Some(index) = first_not_finite(dtype, &piece) {
+                return Err(self.refused(origin, index, spec.tensor_type));
+            } else {
+                piece.into()
             };
             output.write(spec.name.clone(), written)?;
-            advance(bytes.len());
         }
         Ok(())
     }
@@ -159,41 +149,35 @@ impl<'a> Conversion<'a> {
 
     /// Puts out the experts' matrices of a layer.
     fn experts(&self, layer: usize, projection: Projection, output: &Output<'a>, advance: &mut dyn FnMut(usize)) -> Result<()> {
-        let config = self.source.config();
-        let [inputs, outputs] = projection.dims(config);
-        let parts = self.parts(|rows| Held::Experts { layer, projection, rows }, projection);
-        let name = projection.tensor_name(layer);
-        let matrices = Matrices { name, parts, experts: config.num_local_experts, inputs, outputs };
+        let matrices = Matrices::of(self.source, None, layer, projection);
+        let split = Split { matrices, parts: self.parts(|rows| Held::Experts { layer, projection, rows }, projection) };
+        let name = matrices.name();
         for expert in 0..matrices.experts {
-            self.source.prefetch_expert(layer, projection, expert + 1);
-            match self.source.expert(layer, projection, expert)? {
+            let matrix = matrices.expert(expert)?;
+            match &matrix {
                 ExpertMatrix::Float { dtype, values } => {
-                    let origin = Origin { tensor: &matrices.name, dtype, bytes: &values, first: expert * inputs * outputs };
+                    let first = expert * matrices.inputs * matrices.outputs;
+                    let origin = Origin { tensor: &name, dtype: *dtype, bytes: values, first };
                     match dtype {
-                        Dtype::F32 => self.plain_expert::<f32>(&matrices, origin, expert, output)?,
-                        Dtype::F16 => self.plain_expert::<f16>(&matrices, origin, expert, output)?,
-                        _ => self.plain_expert::<bf16>(&matrices, origin, expert, output)?,
+                        Dtype::F32 => self.plain_expert::<f32>(&split, origin, expert, output)?,
+                        Dtype::F16 => self.plain_expert::<f16>(&split, origin, expert, output)?,
+                        _ => self.plain_expert::<bf16>(&split, origin, expert, output)?,
                     }
-                    self.source.release(&values);
-                    advance(values.len());
                 }
-                ExpertMatrix::Mxfp4 { blocks, scales } => {
-                    self.packed_expert(&matrices, (&blocks, &scales), expert, output)?;
-                    self.source.release(&blocks);
-                    advance(blocks.len() + scales.len());
-                }
+                ExpertMatrix::Mxfp4 { blocks, scales } => self.packed_expert(&split, (blocks, scales), expert, output)?,
             }
+            matrices.release(&matrix);
+            advance(matrix.len());
         }
         Ok(())
     }
 
     /// Puts out the MXFP4 matrix of an expert.
-    fn packed_expert(&self, matrices: &Matrices<'_>, (blocks, scales): (&[u8], &[u8]), expert: usize, output: &Output<'a>) -> Result<()> {
-        let tensor = format!("{}_scales", matrices.name);
-        let path = self.source.file_of(&tensor);
-        let refused = |source| Error::Packed { tensor: tensor.clone(), path: path.to_owned(), expert, source };
+    fn packed_expert(&self, split: &Split<'a>, (blocks, scales): (&[u8], &[u8]), expert: usize, output: &Output<'a>) -> Result<()> {
+        let matrices = &split.matrices;
+        let refused = |error| Failure::Values(error).at(matrices, expert);
         let mut unpacked = None;
-        for part in &matrices.parts {
+        for part in &split.parts {
             let to = part.spec.tensor_type;
             let mut buffer = output.pool.take(matrices.outputs / part.stride * part.row_bytes(matrices.inputs));
             if to == TensorType::Mxfp4 {
@@ -213,7 +197,8 @@ impl<'a> Conversion<'a> {
                     let index = (expert * matrices.outputs + row) * matrices.inputs + index % matrices.inputs;
                     // Of the tensor as it would be without scales; every value is a finite number.
                     let value = values.as_bf16()[row * matrices.inputs + index % matrices.inputs].to_f32();
-                    Error::OutOfRange { tensor: part.spec.name.clone(), path: path.to_owned(), index, value, tensor_type: to }
+                    let path = self.source.file_of(&format!("{}_scales", matrices.name())).to_owned();
+                    Error::OutOfRange { tensor: part.spec.name.clone(), path, index, value, tensor_type: to }
                 })?;
             }
             output.write(part.spec.name.clone(), Bytes::New(buffer))?;
@@ -225,23 +210,19 @@ impl<'a> Conversion<'a> {
     }
 
     /// Puts out the plain matrix of an expert.
-    fn plain_expert<T: Source>(&self, matrices: &Matrices<'_>, origin: Origin<'_>, expert: usize, output: &Output<'a>) -> Result<()> {
+    fn plain_expert<T: Stored>(&self, split: &Split<'a>, origin: Origin<'_>, expert: usize, output: &Output<'a>) -> Result<()> {
+        let matrices = &split.matrices;
         let values = floats::<T>(origin.bytes);
-        let elements = matrices.inputs * matrices.outputs;
-        let unpackable = |source| {
-            let tensor = origin.tensor.to_owned();
-            Error::Unpackable { path: self.source.file_of(&tensor).to_owned(), tensor, expert, source }
-        };
+        let unpackable = |error| Failure::Values(error).at(matrices, expert);
         let mut packed: Option<(Buffer, Buffer)> = None;
-        for part in &matrices.parts {
+        for part in &split.parts {
             let to = part.spec.tensor_type;
             let mut buffer = output.pool.take(matrices.outputs / part.stride * part.row_bytes(matrices.inputs));
             if to == TensorType::Mxfp4 {
                 let (blocks, scales) = match &mut packed {
                     Some(packed) => packed,
                     None => {
-                        let count = elements / BLOCK_ELEMENTS;
-                        let (mut blocks, mut scales) = (output.pool.take(count * BLOCK_BYTES), output.pool.take(count));
+                        let (mut blocks, mut scales) = matrices.packed_buffers(output);
                         pack_transposed(&values, matrices.outputs, self.packing, None, &mut blocks, &mut scales).map_err(unpackable)?;
                         packed.insert((blocks, scales))
                     }
@@ -266,9 +247,9 @@ impl<'a> Conversion<'a> {
         let bytes = &origin.bytes[index * size..(index + 1) * size];
         let mut value = [f32::NAN];
         match origin.dtype {
-            Dtype::F32 => Source::widen(&floats::<f32>(bytes), &mut value),
-            Dtype::F16 => Source::widen(&floats::<f16>(bytes), &mut value),
-            _ => Source::widen(&floats::<bf16>(bytes), &mut value),
+            Dtype::F32 => Float::widen_into(&floats::<f32>(bytes), &mut value),
+            Dtype::F16 => Float::widen_into(&floats::<f16>(bytes), &mut value),
+            _ => Float::widen_into(&floats::<bf16>(bytes), &mut value),
         }
         let ([value], index) = (value, origin.first + index);
         if value.is_finite() {
@@ -277,11 +258,6 @@ impl<'a> Conversion<'a> {
             Error::NotFinite { tensor, path, index }
         }
     }
-}
-
-/// The values of a tensor's bytes: a file puts them at whatever address it likes.
-fn floats<T: Source>(bytes: &[u8]) -> Cow<'_, [T]> {
-    try_cast_slice(bytes).map_or_else(|_| pod_collect_to_vec(bytes).into(), Cow::Borrowed)
 }
 
 /// The smallest index of a refused value, whatever the threads do.
@@ -293,7 +269,7 @@ fn first_refused(refused: impl ParallelIterator<Item = Option<usize>>) -> Result
 }
 
 /// Converts values that keep their order.
-fn encode_flat<T: Source>(bytes: &[u8], to: TensorType, out: &mut [u8]) -> Result<(), usize> {
+fn encode_flat<T: Stored>(bytes: &[u8], to: TensorType, out: &mut [u8]) -> Result<(), usize> {
     let tasks = bytes.par_chunks(TASK_ELEMENTS * size_of::<T>()).zip(out.par_chunks_mut(encoded_bytes(to, TASK_ELEMENTS)));
     let encode_task = |(task, (bytes, out)): (usize, (&[u8], &mut [u8]))| {
         encode(&floats::<T>(bytes), to, out).err().map(|index| task * TASK_ELEMENTS + index)
@@ -316,13 +292,13 @@ fn encode_rows(matrices: &Matrices<'_>, part: &Part<'_>, values: &[bf16], out: &
 ///
 /// # Shapes
 /// `values` [in, out].
-fn encode_columns<T: Source>(matrices: &Matrices<'_>, part: &Part<'_>, values: &[T], out: &mut [u8]) -> Result<(), usize> {
-    let Matrices { inputs, outputs, .. } = *matrices;
+fn encode_columns<T: Stored>(matrices: &Matrices<'_>, part: &Part<'_>, values: &[T], out: &mut [u8]) -> Result<(), usize> {
+    let &Matrices { inputs, outputs, .. } = matrices;
     let task_rows = TASK_COLUMNS / part.stride;
     let row_bytes = part.row_bytes(inputs);
     let encode_task = |rows: &mut Vec<T>, (task, out): (usize, &mut [u8])| {
         let first = task * TASK_COLUMNS;
-        rows.resize((outputs - first).min(TASK_COLUMNS) * inputs, T::default());
+        rows.resize((outputs - first).min(TASK_COLUMNS) * inputs, T::zeroed());
         columns_as_rows(values, outputs, first, inputs, rows);
         let own = rows.chunks_exact(inputs).skip(part.index).step_by(part.stride);
         let mut refused = None;

@@ -1,9 +1,8 @@
 //! Floats to the types of GGUF, a stretch of whole rows at a time.
 
-use bytemuck::Pod;
 use ft_quant::Float;
+use half::f16;
 use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 
 use crate::gguf::TensorType;
 
@@ -12,30 +11,6 @@ const WIDENED: usize = 1024;
 
 /// All ones in the exponent: an infinity or NaN.
 const NOT_FINITE: u32 = 0x7f80_0000;
-
-/// A type of weights in a checkpoint.
-pub(super) trait Source: Float + Pod + Default {
-    /// The same numbers in single precision.
-    fn widen(values: &[Self], wide: &mut [f32]);
-}
-
-impl Source for bf16 {
-    fn widen(values: &[Self], wide: &mut [f32]) {
-        wide.iter_mut().zip(values).for_each(|(wide, value)| *wide = f32::from_bits(u32::from(value.to_bits()) << 16));
-    }
-}
-
-impl Source for f16 {
-    fn widen(values: &[Self], wide: &mut [f32]) {
-        values.convert_to_f32_slice(wide);
-    }
-}
-
-impl Source for f32 {
-    fn widen(values: &[Self], wide: &mut [f32]) {
-        wide.copy_from_slice(values);
-    }
-}
 
 /// Bytes that `elements` values take, which are whole blocks.
 pub(super) fn encoded_bytes(tensor_type: TensorType, elements: usize) -> usize {
@@ -47,12 +22,12 @@ pub(super) fn encoded_bytes(tensor_type: TensorType, elements: usize) -> usize {
 ///
 /// The error is the index of a value that is no finite number, or that the type has no place for. Of several it is the first one, except
 /// that a block whose scale leaves the range of its type is named by its largest value.
-pub(super) fn encode<T: Source>(values: &[T], to: TensorType, bytes: &mut [u8]) -> Result<(), usize> {
+pub(super) fn encode<T: Float>(values: &[T], to: TensorType, bytes: &mut [u8]) -> Result<(), usize> {
     let mut buffer = [0.0; WIDENED];
     let chunk_bytes = encoded_bytes(to, WIDENED);
     for (chunk, (values, bytes)) in values.chunks(WIDENED).zip(bytes.chunks_mut(chunk_bytes)).enumerate() {
         let wide = &mut buffer[..values.len()];
-        T::widen(values, wide);
+        T::widen_into(values, wide);
         let encoded = match to {
             TensorType::F32 => encode_f32(wide, bytes),
             TensorType::F16 => encode_f16(wide, bytes),
@@ -127,10 +102,12 @@ fn encode_blocks(values: &[f32], to: TensorType, bytes: &mut [u8]) -> Result<(),
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use proptest::prelude::*;
 
-    fn encoded<T: Source>(values: &[T], to: TensorType) -> Result<Vec<u8>, usize> {
+    fn encoded<T: Float>(values: &[T], to: TensorType) -> Result<Vec<u8>, usize> {
         let mut bytes = vec![0; encoded_bytes(to, values.len())];
         encode(values, to, &mut bytes).map(|()| bytes)
     }

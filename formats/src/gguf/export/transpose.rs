@@ -1,5 +1,7 @@
 //! Columns of a matrix as rows: plain experts lie [in, out], and GGUF has them [out, in].
 
+use bytemuck::Pod;
+
 /// Rows and columns that are turned at a time, within registers and the fastest cache.
 const TILE: usize = 8;
 
@@ -7,12 +9,12 @@ const TILE: usize = 8;
 ///
 /// # Shapes
 /// `matrix` is [in, out]; `rows` [columns, in].
-pub(super) fn columns_as_rows<T: Copy + Default>(matrix: &[T], outputs: usize, first: usize, inputs: usize, rows: &mut [T]) {
+pub(super) fn columns_as_rows<T: Pod>(matrix: &[T], outputs: usize, first: usize, inputs: usize, rows: &mut [T]) {
     let columns = rows.len() / inputs;
     let whole = (columns / TILE * TILE, inputs / TILE * TILE);
     for input in (0..whole.1).step_by(TILE) {
         for column in (0..whole.0).step_by(TILE) {
-            let mut tile = [[T::default(); TILE]; TILE];
+            let mut tile = [[T::zeroed(); TILE]; TILE];
             for (offset, values) in tile.iter_mut().enumerate() {
                 let start = (input + offset) * outputs + first + column;
                 values.copy_from_slice(&matrix[start..start + TILE]);
@@ -34,8 +36,8 @@ pub(super) fn columns_as_rows<T: Copy + Default>(matrix: &[T], outputs: usize, f
 }
 
 #[inline(always)]
-fn turn<T: Copy + Default>(tile: &[[T; TILE]; TILE]) -> [[T; TILE]; TILE] {
-    let mut turned = [[T::default(); TILE]; TILE];
+fn turn<T: Pod>(tile: &[[T; TILE]; TILE]) -> [[T; TILE]; TILE] {
+    let mut turned = [[T::zeroed(); TILE]; TILE];
     for (row, values) in tile.iter().enumerate() {
         for (column, value) in values.iter().enumerate() {
             turned[column][row] = *value;
