@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use ft_formats::comparison::TensorComparison;
+use ft_formats::comparison::{Fidelity, TensorComparison};
 use ft_trainer::evaluation::{Comparison, Spread};
 use ft_trainer::verification::{Prompts, Verification, VerificationProgress, VerificationRequest, verify};
 use serde::Serialize;
@@ -16,8 +16,12 @@ use crate::progress::ElementProgress;
 use crate::terminal::{Palette, Terminal};
 use crate::units::{counted, percent, whole};
 
-/// Least signal to noise of a tensor or of an expert that was quantized, in dB: below what four bits leave of weights, and far above what a mistake does.
-const LEAST_SQNR_DB: f64 = 10.0;
+/// Least signal to noise of a tensor or of an expert that was quantized, in dB: below what four bits leave of weights, and far above what a
+/// mistake does.
+const QUANTIZED_LEAST_DB: f64 = 10.0;
+
+/// The same of one that was rounded to another float, where f16 may hold some numbers with fewer bits than others.
+const ROUNDED_LEAST_DB: f64 = 30.0;
 
 /// From here on a tensor has lost no more than rounding to 16 bits does, in dB: bf16 leaves about 55, f16 about 70, eight bits about 45.
 const ROUNDED_SQNR_DB: f64 = 40.0;
@@ -31,8 +35,8 @@ const EXACT_KL: f64 = 1e-6;
 /// What a verification has to keep to.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Bounds {
-    /// Fail when the signal of a tensor or expert is less than this many dB above the error [default: 10 where it was quantized or rounded; all
-    /// else has to be exact]
+    /// Fail when the signal of a tensor or expert is less than this many dB above the error [default: 10 where it was quantized, 30
+    /// where it was rounded to another float; all else has to be exact]
     #[arg(long, value_name = "DB", value_parser = decibels, allow_negative_numbers = true)]
     fail_below: Option<f64>,
     /// Fail when the mean KL divergence is above this many nats [default: 0.000001 where nothing was lost, 0.05 where weights were rounded]
@@ -48,16 +52,23 @@ impl Bounds {
 
     /// Fails when the verification does.
     pub(crate) fn judge(&self, model: &Path, verification: &Verification) -> Result<()> {
-        if let (None, Some(changed)) = (self.fail_below, verification.changed()) {
-            return Err(Error::TensorChanged { tensor: changed.place(), found_db: changed.sqnr_db() });
-        }
-        let worst_db = verification.worst().map_or(f64::INFINITY, TensorComparison::sqnr_db);
-        if let Some(worst) = verification.worst() {
-            let bound_db = self.fail_below.unwrap_or(LEAST_SQNR_DB);
-            if worst_db < bound_db {
-                return Err(Error::TensorBelowBound { tensor: worst.place(), found_db: worst_db, bound_db });
+        let worst_of = |fidelity| {
+            let differing = verification.tensors.iter().filter(|tensor| tensor.deviation.is_some() && tensor.fidelity == fidelity);
+            differing.min_by(|left, right| left.sqnr_db().total_cmp(&right.sqnr_db()))
+        };
+        // What had to be exact comes first: it tells most.
+        for (fidelity, least_db) in
+            [(Fidelity::Exact, f64::INFINITY), (Fidelity::Rounded, ROUNDED_LEAST_DB), (Fidelity::Quantized, QUANTIZED_LEAST_DB)]
+        {
+            let Some(worst) = worst_of(fidelity) else { continue };
+            let (tensor, found_db, bound_db) = (worst.place(), worst.sqnr_db(), self.fail_below.unwrap_or(least_db));
+            if bound_db.is_infinite() {
+                return Err(Error::TensorChanged { tensor, found_db });
+            } else if found_db < bound_db {
+                return Err(Error::TensorBelowBound { tensor, found_db, bound_db });
             }
         }
+        let worst_db = verification.worst().map_or(f64::INFINITY, TensorComparison::sqnr_db);
         // How far a model strays when its weights are quantized is for those who release it to judge.
         let usual = match worst_db {
             f64::INFINITY if verification.has_same_ramp => Some(EXACT_KL),

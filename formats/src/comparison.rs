@@ -4,14 +4,15 @@
 
 use std::borrow::Cow;
 
-use bytemuck::{Pod, cast_slice, pod_collect_to_vec, try_cast_slice};
+use bytemuck::cast_slice;
+use ft_quant::Accuracy;
 use ft_quant::mxfp4::unpack_transposed;
-use ft_quant::{Accuracy, Float};
 use half::{bf16, f16};
 
 use crate::checkpoint::{Checkpoint, CheckpointTensor, Config, ExpertMatrix, ExpertStorage, Projection, YarnScaling, tensor_specs};
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
+use crate::stream::{Stored, floats};
 
 /// Elements that are decoded at a time.
 const PIECE_ELEMENTS: usize = 4 << 20;
@@ -27,8 +28,20 @@ pub struct TensorComparison {
     pub deviation: Option<Accuracy>,
     /// Of these experts the one that is furthest off, and how far it is.
     pub worst_expert: Option<(usize, Accuracy)>,
-    /// True where the type that the values are found in holds every number of the source's: then a difference is a mistake.
-    pub is_lossless: bool,
+    /// How well the type that the values are found in holds the source's.
+    pub fidelity: Fidelity,
+}
+
+/// How well a type holds the numbers of another, from the best on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Fidelity {
+    /// All of them: a difference is a mistake.
+    #[default]
+    Exact,
+    /// It is a float of fewer bits.
+    Rounded,
+    /// It is one of blocks with scales of their own.
+    Quantized,
 }
 
 impl TensorComparison {
@@ -57,7 +70,7 @@ impl TensorComparison {
 struct Deviations {
     total: Option<Accuracy>,
     worst: Option<(usize, Accuracy)>,
-    is_lossless: bool,
+    fidelity: Fidelity,
 }
 
 /// Compares every tensor of two models; `progress` sees the elements that are done, and all.
@@ -82,10 +95,10 @@ pub fn compare(found: &Checkpoint, source: &Checkpoint, progress: &mut dyn FnMut
             Some((layer, projection)) => pair.experts(layer, projection, &mut advance)?,
             None => {
                 let (of_found, of_source) = (Numbers::of_tensor(found.tensor(&spec.name)?), Numbers::of_tensor(source.tensor(&spec.name)?));
-                let is_lossless = !found.is_quantized(&spec.name) && holds(of_found.dtype, of_source.dtype);
+                let fidelity = if found.is_quantized(&spec.name) { Fidelity::Quantized } else { holds(of_found.dtype, of_source.dtype) };
                 let total = pair.deviation(&of_found, &of_source, 0)?;
                 advance(elements(&spec.shape));
-                Deviations { total, worst: None, is_lossless }
+                Deviations { total, worst: None, fidelity }
             }
         };
         comparisons.push(TensorComparison {
@@ -93,7 +106,7 @@ pub fn compare(found: &Checkpoint, source: &Checkpoint, progress: &mut dyn FnMut
             elements: elements(&spec.shape),
             deviation: deviations.total,
             worst_expert: deviations.worst,
-            is_lossless: deviations.is_lossless,
+            fidelity: deviations.fidelity,
         });
     }
     Ok(comparisons)
@@ -111,16 +124,17 @@ impl Pair<'_> {
     fn experts(&self, layer: usize, projection: Projection, advance: &mut dyn FnMut(u64)) -> Result<Deviations> {
         let config = self.source.config();
         let [inputs, outputs] = projection.dims(config);
-        let mut deviations = Deviations { is_lossless: !self.found.is_quantized(self.name), ..Default::default() };
+        let fidelity = if self.found.is_quantized(self.name) { Fidelity::Quantized } else { Fidelity::Exact };
+        let mut deviations = Deviations { fidelity, ..Default::default() };
         for expert in 0..config.num_local_experts {
             let (found, source) = (self.found.expert(layer, projection, expert)?, self.source.expert(layer, projection, expert)?);
-            deviations.is_lossless &= match (&found, &source) {
-                (ExpertMatrix::Mxfp4 { .. }, ExpertMatrix::Mxfp4 { .. }) => true,
-                (ExpertMatrix::Mxfp4 { .. }, ExpertMatrix::Float { .. }) => false,
+            deviations.fidelity = deviations.fidelity.max(match (&found, &source) {
+                (ExpertMatrix::Mxfp4 { .. }, ExpertMatrix::Mxfp4 { .. }) => Fidelity::Exact,
+                (ExpertMatrix::Mxfp4 { .. }, ExpertMatrix::Float { .. }) => Fidelity::Quantized,
                 // Whatever an element and its scale make has two bits, and is a number in bf16 or is refused.
                 (ExpertMatrix::Float { dtype, .. }, ExpertMatrix::Mxfp4 { .. }) => holds(*dtype, Dtype::Bf16),
                 (ExpertMatrix::Float { dtype, .. }, ExpertMatrix::Float { dtype: of_source, .. }) => holds(*dtype, *of_source),
-            };
+            });
             // Equal blocks stand for equal numbers.
             let is_same = matches!(found, ExpertMatrix::Mxfp4 { .. }) && found == source;
             if !is_same {
@@ -169,9 +183,9 @@ impl Pair<'_> {
     }
 }
 
-/// True when every number of type `source` is one of type `found`.
-fn holds(found: Dtype, source: Dtype) -> bool {
-    found == source || found == Dtype::F32
+/// How well floats of type `found` hold those of type `source`.
+fn holds(found: Dtype, source: Dtype) -> Fidelity {
+    if found == source || found == Dtype::F32 { Fidelity::Exact } else { Fidelity::Rounded }
 }
 
 /// Floats as they are stored.
@@ -211,10 +225,11 @@ impl<'a> Numbers<'a> {
     }
 }
 
-fn widened<T: Float + Pod>(bytes: &[u8]) -> Vec<f32> {
-    // A file puts its tensors at whatever address it likes.
-    let values: Cow<'_, [T]> = try_cast_slice(bytes).map_or_else(|_| pod_collect_to_vec(bytes).into(), Cow::Borrowed);
-    values.iter().map(|value| value.to_f32()).collect()
+fn widened<T: Stored>(bytes: &[u8]) -> Vec<f32> {
+    let values = floats::<T>(bytes);
+    let mut wide = vec![0.0; values.len()];
+    T::widen_into(&values, &mut wide);
+    wide
 }
 
 fn packed(model: &Checkpoint, tensor: String, expert: usize, source: ft_quant::Error) -> Error {
@@ -307,8 +322,8 @@ mod tests {
     /// The names of the tensors whose type does not hold all that the source's does.
     fn lossy(found: &Checkpoint, source: &Checkpoint) -> Vec<String> {
         let compared = compare(found, source, &mut |_, _| {}).unwrap();
-        assert!(compared.iter().all(|tensor| tensor.deviation.is_none() || !tensor.is_lossless));
-        compared.into_iter().filter(|tensor| !tensor.is_lossless).map(|tensor| tensor.name).collect()
+        assert!(compared.iter().all(|tensor| tensor.deviation.is_none() || tensor.fidelity != Fidelity::Exact));
+        compared.into_iter().filter(|tensor| tensor.fidelity != Fidelity::Exact).map(|tensor| tensor.name).collect()
     }
 
     #[test]
@@ -331,8 +346,8 @@ mod tests {
         let compared = compare(&eight_bits, &packed, &mut |_, _| {}).unwrap();
         for tensor in &compared {
             let is_exact = tensor.name.ends_with("bias") || tensor.name.ends_with("norm.weight") || tensor.name.ends_with("sinks");
-            assert!(!is_exact || tensor.is_lossless && tensor.deviation.is_none(), "{tensor:?}");
-            assert!(!matrices(&plain).contains(&tensor.name) || !tensor.is_lossless, "{tensor:?}");
+            assert!(!is_exact || tensor.fidelity == Fidelity::Exact && tensor.deviation.is_none(), "{tensor:?}");
+            assert!(!matrices(&plain).contains(&tensor.name) || tensor.fidelity == Fidelity::Quantized, "{tensor:?}");
         }
     }
 
@@ -355,7 +370,7 @@ mod tests {
             compare(&found, &source, &mut |_, _| {}).unwrap().into_iter().filter(|tensor| tensor.deviation.is_some()).collect();
         let [changed] = &changed[..] else { panic!("{changed:?}") };
         assert_eq!(changed.place(), "model.layers.0.mlp.experts.down_proj of expert 3");
-        assert!(changed.is_lossless && (-5.0..0.0).contains(&changed.sqnr_db()), "{}", changed.sqnr_db());
+        assert!(changed.fidelity == Fidelity::Exact && (-5.0..0.0).contains(&changed.sqnr_db()), "{}", changed.sqnr_db());
         assert!(changed.deviation.unwrap().sqnr_db().unwrap() > changed.sqnr_db() + 2.0);
     }
 

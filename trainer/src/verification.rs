@@ -78,13 +78,6 @@ impl Verification {
         let differing = self.tensors.iter().filter(|tensor| tensor.deviation.is_some());
         differing.min_by(|left, right| left.sqnr_db().total_cmp(&right.sqnr_db()))
     }
-
-    /// Of the tensors that differ although their type holds every number of the source's the one that differs most, if any does.
-    #[must_use]
-    pub fn changed(&self) -> Option<&TensorComparison> {
-        let changed = self.tensors.iter().filter(|tensor| tensor.deviation.is_some() && tensor.is_lossless);
-        changed.min_by(|left, right| left.sqnr_db().total_cmp(&right.sqnr_db()))
-    }
 }
 
 /// Compares every tensor, then what both models answer in f32. Of each model embedding, head and one layer are in memory at a time.
