@@ -409,16 +409,3 @@ fn a_conversion_fills_the_page() {
         assert!(again.contains(text), "{text}");
     }
 }
-
-#[test]
-#[ignore = "writes the pages to the folder of FT_PAGES, to be looked at"]
-fn pages_to_look_at() {
-    let folder = PathBuf::from(std::env::var_os("FT_PAGES").unwrap());
-    for (name, report) in reports() {
-        std::fs::write(folder.join(format!("{name}.html")), render(&report)).unwrap();
-    }
-    let models = tempfile::tempdir().unwrap();
-    for (name, report) in ["nano-packed", "nano-again"].into_iter().zip(converted(models.path())) {
-        std::fs::write(folder.join(format!("{name}.html")), render(&report)).unwrap();
-    }
-}

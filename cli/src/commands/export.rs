@@ -10,12 +10,13 @@ mod target;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ft_trainer::verification::Verification;
 
 use crate::error::{Error, Result};
 use crate::json;
 use crate::terminal::Terminal;
 use crate::units::parse_bytes;
-use crate::verification::Bounds;
+use crate::verification::{Bounds, verified};
 use outcome::{Outcome, words};
 use target::Target;
 
@@ -103,6 +104,26 @@ fn name_of(path: &Path) -> String {
     let is_of_run = path.parent().is_some_and(|run| run.join("metrics.jsonl").exists());
     let named = if is_of_run { path.parent().and_then(last) } else { last(&path) };
     named.unwrap_or_else(|| "model".to_owned())
+}
+
+/// A name as part of a file's name.
+fn in_file_name(name: &str) -> String {
+    name.replace(['/', ' '], "-")
+}
+
+/// A name as Ollama has them.
+fn in_ollama(name: &str) -> String {
+    name.to_lowercase().replace(' ', "-")
+}
+
+/// What was written compared with what it was made of, unless that is not wanted; it has to pass.
+fn verify(arguments: &Arguments, written: &Path, terminal: &Terminal) -> Result<Option<Verification>> {
+    if arguments.no_verify {
+        return Ok(None);
+    }
+    let verification = verified(written, &arguments.model, None, terminal)?;
+    arguments.bounds.judge(&arguments.out, &verification)?;
+    Ok(Some(verification))
 }
 
 /// Refuses what would have no effect.

@@ -1,7 +1,6 @@
 //! LoRA adapters: for llama.cpp, for Ollama, and for PEFT.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,11 +10,10 @@ use ft_formats::checkpoint::Config;
 use ft_formats::gguf::{GgufAdapter, GgufFile, SealedGguf, TensorType};
 use ft_formats::ollama::Modelfile;
 use ft_formats::peft::{PeftAdapter, write_adapter};
-use ft_trainer::run::directory::write_atomically;
 
-use super::card::card;
+use super::card::{CARD, card};
 use super::outcome::Exported;
-use super::{Arguments, name_of};
+use super::{Arguments, in_file_name, in_ollama, name_of};
 use crate::error::{Error, Result};
 use crate::terminal::Terminal;
 
@@ -26,53 +24,45 @@ pub(super) fn export(arguments: &Arguments, tensor_type: TensorType, terminal: &
     if arguments.out.extension().is_some_and(|ending| ending == "gguf") {
         let written = opened.write(arguments, &arguments.out, tensor_type)?;
         let files = written.sealed.publish()?;
-        return Ok(exported(files, written.types, started));
+        return Ok(Exported { types: written.types, ..Exported::new(files, started, next(&arguments.out)) });
     }
-    let bundle = Bundle::create(&arguments.out)?;
-    let file = opened.file_name();
-    let written = opened.write(arguments, &bundle.path().join(&file), tensor_type)?;
-    written.sealed.publish()?;
-    bundle.write("README.md", &card(opened.directory, &opened.name, CardKind::GgufAdapter { file: file.clone() }, "", "", None))?;
     terminal.note(&format!("the model that it changes is {}", opened.base.display()));
-    let target = bundle.publish()?;
-    Ok(exported(vec![target.join(&file), target.join("README.md")], written.types, started))
+    let folder = opened.write_folder(arguments, tensor_type)?;
+    let target = folder.bundle.publish()?;
+    let files = [&folder.file, CARD].map(|file| target.join(file)).to_vec();
+    let next = next(&target.join(&folder.file));
+    Ok(Exported { types: folder.types, ..Exported::new(files, started, next) })
 }
 
 /// A folder with an adapter and a Modelfile that puts it on a model that Ollama has.
 pub(super) fn export_for_ollama(arguments: &Arguments) -> Result<Exported> {
     let started = Instant::now();
     let opened = Opened::open(arguments)?;
-    let bundle = Bundle::create(&arguments.out)?;
-    let file = opened.file_name();
-    let written = opened.write(arguments, &bundle.path().join(&file), TensorType::F32)?;
-    written.sealed.publish()?;
-    let name = opened.name.to_lowercase().replace(' ', "-");
-    let modelfile = Modelfile { name: name.clone(), from: opened.ollama_name(), adapter: Some(format!("./{file}")) };
-    bundle.write("Modelfile", &modelfile.text().map_err(|source| Error::Modelfile { source })?)?;
-    bundle.write("README.md", &card(opened.directory, &opened.name, CardKind::GgufAdapter { file: file.clone() }, "", "", None))?;
-    let target = bundle.publish()?;
-    let files = [&*file, "Modelfile", "README.md"].map(|file| target.join(file)).to_vec();
+    let folder = opened.write_folder(arguments, TensorType::F32)?;
+    let name = in_ollama(&opened.name);
+    let modelfile = Modelfile { name: name.clone(), from: opened.ollama_name(), adapter: Some(format!("./{}", folder.file)) };
+    folder.bundle.write("Modelfile", &modelfile.text().map_err(|source| Error::Modelfile { source })?)?;
+    let target = folder.bundle.publish()?;
+    let files = [&*folder.file, "Modelfile", CARD].map(|file| target.join(file)).to_vec();
     let next = format!("cd {} && ollama create {name} -f Modelfile", arguments.out.display());
-    Ok(Exported { next, ..exported(files, written.types, started) })
+    Ok(Exported { types: folder.types, ..Exported::new(files, started, next) })
 }
 
 /// An adapter in PEFT's usual layout, whatever the one that it was read in.
 pub(super) fn export_peft(arguments: &Arguments) -> Result<Exported> {
     let started = Instant::now();
     let opened = Opened::open(arguments)?;
-    refuse_occupied(&arguments.out)?;
-    write_adapter(&arguments.out, opened.adapter.config(), opened.adapter.pairs())?;
-    let readme = arguments.out.join("README.md");
-    write_atomically(&readme, card(opened.directory, &opened.name, CardKind::PeftAdapter, "", "", None).as_bytes())?;
-    let files = ["adapter_config.json", "adapter_model.safetensors", "README.md"].map(|file| arguments.out.join(file)).to_vec();
+    let bundle = Bundle::create(&arguments.out)?;
+    write_adapter(bundle.path(), opened.adapter.config(), opened.adapter.pairs())?;
+    bundle.write(CARD, &card(opened.directory, &opened.name, CardKind::PeftAdapter, "", "", None))?;
+    let target = bundle.publish()?;
+    let files = ["adapter_config.json", "adapter_model.safetensors", CARD].map(|file| target.join(file)).to_vec();
     let next = format!("ft generate {} --adapter {} --prompt \"...\"", opened.base.display(), arguments.out.display());
-    Ok(Exported { next, ..exported(files, BTreeMap::new(), started) })
+    Ok(Exported::new(files, started, next))
 }
 
-/// `write_adapter` replaces an adapter that is there, which an export does not.
-fn refuse_occupied(directory: &Path) -> Result<()> {
-    let is_occupied = fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) || directory.is_file();
-    if is_occupied { Err(ft_formats::Error::Exists { path: directory.to_owned() }.into()) } else { Ok(()) }
+fn next(adapter: &Path) -> String {
+    format!("llama-server --model BASE.gguf --lora {} --jinja", adapter.display())
 }
 
 /// True when `arguments` are about an adapter.
@@ -96,6 +86,13 @@ struct Written {
     types: BTreeMap<&'static str, usize>,
 }
 
+/// A folder that is not published yet, with a file and its card in it.
+struct Folder {
+    bundle: Bundle,
+    file: String,
+    types: BTreeMap<&'static str, usize>,
+}
+
 impl<'a> Opened<'a> {
     fn open(arguments: &'a Arguments) -> Result<Self> {
         let (directory, base) = places(arguments)?;
@@ -105,17 +102,23 @@ impl<'a> Opened<'a> {
         Ok(Self { directory, base, model, adapter, name })
     }
 
-    fn file_name(&self) -> String {
-        format!("{}.gguf", self.name.replace(['/', ' '], "-"))
-    }
-
     /// The name of the model in Ollama: of the published ones that of its library, of others the one that their own export tells to use.
     fn ollama_name(&self) -> String {
         match (self.model.num_hidden_layers, self.model.hidden_size) {
             (24, 2880) => "gpt-oss:20b".to_owned(),
             (36, 2880) => "gpt-oss:120b".to_owned(),
-            _ => name_of(&self.base).to_lowercase().replace(' ', "-"),
+            _ => in_ollama(&name_of(&self.base)),
         }
+    }
+
+    /// Writes the file, and its card, into a folder.
+    fn write_folder(&self, arguments: &Arguments, tensor_type: TensorType) -> Result<Folder> {
+        let bundle = Bundle::create(&arguments.out)?;
+        let file = format!("{}.gguf", in_file_name(&self.name));
+        let written = self.write(arguments, &bundle.path().join(&file), tensor_type)?;
+        written.sealed.publish()?;
+        bundle.write(CARD, &card(self.directory, &self.name, CardKind::GgufAdapter { file: file.clone() }, "", "", None))?;
+        Ok(Folder { bundle, file, types: written.types })
     }
 
     /// Writes the file and reads it back.
@@ -128,13 +131,6 @@ impl<'a> Opened<'a> {
         }
         Ok(Written { sealed, types: BTreeMap::from([(tensor_type.name(), file.num_tensors())]) })
     }
-}
-
-fn exported(files: Vec<PathBuf>, types: BTreeMap<&'static str, usize>, started: Instant) -> Exported {
-    let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|status| status.len()).sum();
-    let adapter = files.first().map(|file| file.display().to_string()).unwrap_or_default();
-    let next = format!("llama-server --model BASE.gguf --lora {adapter} --jinja");
-    Exported { files, bytes, seconds: started.elapsed().as_secs_f64(), types, verification: None, next }
 }
 
 /// The adapter, and the model that it changes.

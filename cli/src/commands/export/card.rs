@@ -8,6 +8,9 @@ use ft_quant::Accuracy;
 use ft_trainer::verification::Verification;
 use serde_json::Value;
 
+/// The file of a model card.
+pub(super) const CARD: &str = "README.md";
+
 /// The card of `kind` for `model`. Where a run made the model, its recipe and its last figures are in it.
 pub(super) fn card(model: &Path, name: &str, kind: CardKind, from: &str, to: &str, verification: Option<&Verification>) -> String {
     // A run keeps its model beside its recipe: runs/NAME/model.

@@ -1,7 +1,6 @@
 //! GGUF: a file, a folder with a file and its card, or one for Ollama.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -13,15 +12,14 @@ use ft_formats::ollama::Modelfile;
 use ft_formats::template::{CHAT_TEMPLATE, without_generation_marks};
 use ft_quant::mxfp4::ScaleRule;
 
-use super::card::card;
+use super::card::{CARD, card};
 use super::outcome::Exported;
-use super::{Arguments, model_name};
+use super::{Arguments, in_file_name, in_ollama, model_name, verify};
 use crate::conversion::storage_name;
 use crate::disk::check_room;
 use crate::error::{Error, Result};
 use crate::progress::ByteProgress;
 use crate::terminal::Terminal;
-use crate::verification::verified;
 
 pub(super) fn export(arguments: &Arguments, to: GgufTarget, is_for_ollama: bool, terminal: &Terminal) -> Result<Exported> {
     let started = Instant::now();
@@ -38,7 +36,7 @@ pub(super) fn export(arguments: &Arguments, to: GgufTarget, is_for_ollama: bool,
     }
     let bundle = Bundle::create(&arguments.out)?;
     let kind = to.file_type(&source).name().replace("MXFP4_MOE", "MXFP4");
-    let file = format!("{}-{kind}.gguf", name.replace(['/', ' '], "-"));
+    let file = format!("{}-{kind}.gguf", in_file_name(&name));
     let written = write(arguments, &source, &bundle.path().join(&file), &name, to, terminal)?;
     let verification = verify(arguments, &written.path(), terminal)?;
     let report = written.report().clone();
@@ -46,19 +44,19 @@ pub(super) fn export(arguments: &Arguments, to: GgufTarget, is_for_ollama: bool,
     let first = files.first().cloned().unwrap_or(file);
     let card_kind = if is_for_ollama { CardKind::Ollama { file: first.clone() } } else { CardKind::Gguf { file: first.clone() } };
     let from = storage_name(source.expert_storage());
-    bundle.write("README.md", &card(&arguments.model, &name, card_kind, from, &kind, verification.as_ref()))?;
+    bundle.write(CARD, &card(&arguments.model, &name, card_kind, from, &kind, verification.as_ref()))?;
     if is_for_ollama {
-        let modelfile = Modelfile { name: name.to_lowercase().replace(' ', "-"), from: format!("./{first}"), adapter: None };
+        let modelfile = Modelfile { name: in_ollama(&name), from: format!("./{first}"), adapter: None };
         bundle.write("Modelfile", &modelfile.text().map_err(|source| Error::Modelfile { source })?)?;
     }
     let next = if is_for_ollama {
-        format!("cd {} && ollama create {} -f Modelfile", arguments.out.display(), name.to_lowercase().replace(' ', "-"))
+        format!("cd {} && ollama create {} -f Modelfile", arguments.out.display(), in_ollama(&name))
     } else {
         format!("llama-server --model {} --jinja", arguments.out.join(&first).display())
     };
     let target = bundle.publish()?;
     let mut files: Vec<PathBuf> = files.into_iter().map(|file| target.join(file)).collect();
-    files.extend(["Modelfile", "README.md"].map(|file| target.join(file)).into_iter().filter(|path| path.exists()));
+    files.extend(["Modelfile", CARD].map(|file| target.join(file)).into_iter().filter(|path| path.exists()));
     Ok(Exported { verification, ..exported(files, &report, started, next) })
 }
 
@@ -94,20 +92,10 @@ fn write(
     Ok(written)
 }
 
-fn verify(arguments: &Arguments, path: &Path, terminal: &Terminal) -> Result<Option<ft_trainer::verification::Verification>> {
-    if arguments.no_verify {
-        return Ok(None);
-    }
-    let verification = verified(path, &arguments.model, None, terminal)?;
-    arguments.bounds.judge(&arguments.out, &verification)?;
-    Ok(Some(verification))
-}
-
 fn exported(files: Vec<PathBuf>, report: &GgufReport, started: Instant, next: String) -> Exported {
     let mut types = BTreeMap::new();
     for spec in &report.tensors {
         *types.entry(spec.tensor_type.name()).or_insert(0) += 1;
     }
-    let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|status| status.len()).sum();
-    Exported { files, bytes, seconds: started.elapsed().as_secs_f64(), types, verification: None, next }
+    Exported { types, ..Exported::new(files, started, next) }
 }

@@ -1,7 +1,9 @@
 //! What was exported, in words and for scripts.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use ft_trainer::verification::Verification;
 use serde::Serialize;
@@ -23,6 +25,14 @@ pub(super) struct Exported {
     pub(super) verification: Option<Verification>,
     /// What to do with it next.
     pub(super) next: String,
+}
+
+impl Exported {
+    /// Files that are there, made since `started`; nothing is known of their types or of a verification yet.
+    pub(super) fn new(files: Vec<PathBuf>, started: Instant, next: String) -> Self {
+        let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|status| status.len()).sum();
+        Self { files, bytes, seconds: started.elapsed().as_secs_f64(), types: BTreeMap::new(), verification: None, next }
+    }
 }
 
 /// What `--json` prints.

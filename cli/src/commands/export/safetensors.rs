@@ -12,21 +12,18 @@ use ft_quant::Codec;
 use ft_quant::mxfp4::ScaleRule;
 use ft_trainer::run::directory::write_atomically;
 
-use super::card::card;
+use super::card::{CARD, card};
 use super::outcome::Exported;
 use super::target::Experts;
-use super::{Arguments, model_name};
+use super::{Arguments, model_name, verify};
 use crate::conversion::storage_name;
 use crate::disk::check_room;
 use crate::error::{Error, Result};
 use crate::progress::ByteProgress;
 use crate::terminal::Terminal;
-use crate::verification::verified;
 
 /// Bytes of tensors in a file, unless the user says otherwise. Source: transformers, `save_pretrained`, `max_shard_size`.
 const SHARD_BYTES: u64 = 5_000_000_000;
-
-const README: &str = "README.md";
 
 pub(super) fn export(arguments: &Arguments, experts: Option<Experts>, terminal: &Terminal) -> Result<Exported> {
     let started = Instant::now();
@@ -75,14 +72,8 @@ struct Written {
 
 fn finish(arguments: &Arguments, source: &Checkpoint, written: Written, started: Instant, terminal: &Terminal) -> Result<Exported> {
     let Written { sealed, kind, to } = written;
-    let verification = if arguments.no_verify {
-        None
-    } else {
-        let verification = verified(sealed.path(), &arguments.model, None, terminal)?;
-        arguments.bounds.judge(&arguments.out, &verification)?;
-        Some(verification)
-    };
-    let readme = sealed.path().join(README);
+    let verification = verify(arguments, sealed.path(), terminal)?;
+    let readme = sealed.path().join(CARD);
     // The model's own is carried along.
     if !readme.exists() {
         let from = storage_name(source.expert_storage());
@@ -91,9 +82,8 @@ fn finish(arguments: &Arguments, source: &Checkpoint, written: Written, started:
     }
     let target = sealed.publish()?;
     let files = files_in(&target).map_err(|source| Error::File { action: "read", path: target.clone(), source })?;
-    let bytes = files.iter().filter_map(|file| fs::metadata(file).ok()).map(|status| status.len()).sum();
     let next = format!("ft inspect {}", arguments.out.display());
-    Ok(Exported { files, bytes, seconds: started.elapsed().as_secs_f64(), types: Default::default(), verification, next })
+    Ok(Exported { verification, ..Exported::new(files, started, next) })
 }
 
 fn files_in(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
