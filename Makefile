@@ -1,6 +1,6 @@
 # make quickstart   a small gpt-oss model learns on this machine, then answers
 # make install      puts `ft` on the PATH
-# make test         everything, against transformers, PEFT, openai-harmony and ggml
+# make test         everything, against transformers, PEFT, llama.cpp, openai-harmony and ggml
 # make lint         formatting and clippy
 # make bench        a training step of ft against one of transformers + PEFT, requantizing against copies, numpy, torch and ggml,
 #                   and exporting against llama.cpp's converter

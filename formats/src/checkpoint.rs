@@ -1,8 +1,8 @@
 //! Model directories: config, tensors by name, and a streaming writer.
 //!
 //! Two layouts are read: that of the Hugging Face Hub, sharded or not, with experts in MXFP4 or as plain floats, and OpenAI's `original/`
-//! one; a GGUF file is read as if it were such a model. Whatever the layout, tensors go by their Hugging Face names. Only the Hugging
-//! Face layout is written.
+//! one; a GGUF file is read as if it were such a model. Whatever the layout, tensors go by their Hugging Face names. The Hugging Face layout
+//! is written, and OpenAI's.
 //!
 //! Letters: e experts, d model width, f expert width, s scale blocks.
 

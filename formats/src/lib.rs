@@ -1,4 +1,5 @@
-//! The files of gpt-oss: checkpoints, adapters, the tokenizer and the harmony format.
+//! The files of gpt-oss: checkpoints, adapters, GGUF, the tokenizer, the harmony format and its chat template; and what makes one of them of
+//! another.
 //!
 //! This crate owns layouts and validation, and knows no tensor library: a tensor is a name, a dtype, a shape and bytes. Whatever a file
 //! says is checked before it is used: no allocation follows from a number in a file that the file's length does not bear out.

@@ -31,6 +31,18 @@ impl Scratch {
     }
 }
 
+/// The names of what is in a folder, in order.
+///
+/// # Panics
+/// When it cannot be read, or a name is not UTF-8.
+#[must_use]
+pub fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut names: Vec<String> = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
 impl Deref for Scratch {
     type Target = Path;
 

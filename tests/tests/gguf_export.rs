@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ft_tests::program::{built, ft, peer, run, succeed};
-use ft_tests::scratch::Scratch;
+use ft_tests::scratch::{Scratch, names};
 use serde_json::Value;
 
 /// Sizes of which none is another, and a ramp of rotary periods that llama.cpp can express: it rounds the ends to whole pairs.
@@ -35,13 +35,6 @@ fn export(source: &Path, target: &Path, to: &str, split: &[&str]) -> Command {
 
 fn judge(verb: &str) -> Command {
     peer("gguf_export.py", [verb])
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<String> = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
-    names.sort();
-    names
 }
 
 /// A model with the log-probabilities that `ft` computes.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ft_tests::program::{Said, built, ft, peer, repository, run, succeed};
-use ft_tests::scratch::Scratch;
+use ft_tests::scratch::{Scratch, names};
 use ft_tests::tensors::{self, Distance, Tensor};
 use serde_json::Value;
 
@@ -71,13 +71,6 @@ fn largest(distance: Distance) -> f64 {
 
 fn typical(distance: Distance) -> f64 {
     distance.typical_in_deviations
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<String> = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
-    names.sort();
-    names
 }
 
 /// Attention, router, head and experts in both layouts, other ranks and scalings for some, and rsLoRA.

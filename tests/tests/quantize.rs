@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ft_tests::conversations::{conversations, jsonl};
 use ft_tests::program::{Said, ft, peer, run, succeed};
-use ft_tests::scratch::Scratch;
+use ft_tests::scratch::{Scratch, names};
 use ft_tests::tensors;
 use serde_json::Value;
 
@@ -22,13 +22,6 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let read = |entry: fs::DirEntry| (entry.file_name().into_string().expect("UTF-8"), fs::read(entry.path()).expect("a file"));
     entries.map(|entry| read(entry.expect("an entry"))).collect()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<String> = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
-    names.sort();
-    names
 }
 
 /// Ten million values, every rule, both roundings, with and without scales to start from; figures included. Then there and back.

@@ -7,11 +7,10 @@ mod mistakes;
 mod refused;
 mod targets;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ft_tests::program::{Said, ft, peer, run, succeed};
-use ft_tests::scratch::Scratch;
+use ft_tests::scratch::{Scratch, names};
 use serde_json::Value;
 
 /// Sizes of which none is another, a vocabulary that makes small files, and a ramp of rotary periods that llama.cpp can express.
@@ -78,13 +77,6 @@ impl Project {
     fn names(&self) -> Vec<String> {
         names(&self.scratch)
     }
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("a folder");
-    let mut names: Vec<String> = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
-    names.sort();
-    names
 }
 
 fn json(text: &str) -> Value {
