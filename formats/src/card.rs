@@ -88,12 +88,12 @@ impl TrainingFigures {
     }
 }
 
-/// What quantization cost, over all tensors that were converted.
+/// What quantization cost, over the weights that it changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizationFigures {
     /// How the experts were stored, for instance `bf16`.
     pub from: String,
-    /// How they are stored, for instance `mxfp4`.
+    /// How the weights are stored, for instance `mxfp4` or `Q4_K_M`.
     pub to: String,
     /// Signal to quantization noise, in dB; nothing where nothing was lost.
     pub signal_to_noise_db: Option<f64>,
@@ -185,13 +185,13 @@ impl ModelCard {
             return String::new();
         };
         let decibels = |value: f64| format!("{value:.2} dB");
-        let mut rows = vec![("experts", format!("{} to {}", one_line(&figures.from), one_line(&figures.to)))];
+        let mut rows = vec![("stored as", format!("{}, made of experts in {}", one_line(&figures.to), one_line(&figures.from)))];
         rows.push(("signal to noise", figures.signal_to_noise_db.map_or_else(|| "exact".to_owned(), decibels)));
         rows.push(("relative error", format!("{:.4}%", figures.relative_error * 100.0)));
         if let Some((tensor, noise)) = &figures.worst {
             rows.push(("worst tensor", format!("{}, {}", code(&one_line(tensor)), decibels(*noise))));
         }
-        format!("\n## Quantization\n\nWhat storing the experts cost, over all their weights.\n{}", table(&rows))
+        format!("\n## Quantization\n\nWhat storing the weights otherwise cost, over those that it changed.\n{}", table(&rows))
     }
 }
 

@@ -84,7 +84,7 @@ fn a_run_is_told_by_its_figures_and_its_recipe() {
         "| validation loss | 0.7500 |",
         "| fingerprint of the data | `0123abcd` |",
         "````toml",
-        "| experts | bf16 to mxfp4 |",
+        "| stored as | mxfp4, made of experts in bf16 |",
         "| signal to noise | 18.26 dB |",
         "| relative error | 12.2250% |",
         "| worst tensor | `a\\|b`, 17.50 dB |",
