@@ -29,7 +29,7 @@ mod x86;
 pub use columns::{pack_transposed, unpack_transposed};
 pub use element::Rounding;
 pub(crate) use element::VALUES;
-pub use rows::{pack, unpack};
+pub use rows::{pack, unpack, unpack_on_this_thread};
 pub use scale::ScaleRule;
 
 use crate::error::Error;

@@ -13,8 +13,10 @@ use ft_formats::safetensors::{SafetensorsWriter, TensorSpec};
 use ft_trainer::adapters::train_everything;
 use ft_trainer::data::{Sample, SampleOrigin, TrainedTokens};
 use ft_trainer::loss::{Batch, loss, total_weight};
+use ft_trainer::model::Activations;
 use ft_trainer::model::weights::{Placement, load};
 use ft_trainer::torch::autograd::backward;
+use ft_trainer::torch::functions::InputKept;
 use ft_trainer::torch::ops::{to_f32_vec, zeros};
 use tch::{Device, Kind};
 
@@ -37,10 +39,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .collect();
 
     let checkpoint = Checkpoint::open(Path::new(model))?;
-    let mut model = load(&checkpoint, Placement::uniform(Kind::Float, Device::Cpu), &mut |_| {})?;
+    let mut model = load(&checkpoint, Placement::trained(Kind::Float, Device::Cpu), &mut |_| {})?;
     let trainables = train_everything(&mut model)?;
     let batch = Batch::new(&samples, &model)?;
-    let loss = loss(&model, &batch, total_weight(&samples), true)?;
+    let loss = loss(&model, &batch, total_weight(&samples), Activations::Recomputed(InputKept::OnDevice))?;
     backward(&loss, &loss.ones_like())?;
 
     let specs: Vec<TensorSpec> = trainables

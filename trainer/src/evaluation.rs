@@ -230,7 +230,7 @@ impl Stages<'_> {
         adapter: Option<&Path>,
         request: &EvaluationRequest<'_>,
     ) -> Result<EvaluatedModel<'a>> {
-        let placement = Placement::uniform(request.dtype.into(), best());
+        let placement = Placement::frozen(request.dtype.into(), best());
         if request.held == Held::OneLayer {
             return EvaluatedModel::by_layer(checkpoint, placement);
         }

@@ -43,7 +43,7 @@ impl Generator {
         let checkpoint = Checkpoint::open(model)?;
         checkpoint.check_vocabulary()?;
         let total = checkpoint.total_bytes();
-        let mut model = load(&checkpoint, Placement::uniform(dtype.into(), best()), &mut |bytes| progress(bytes, total))?;
+        let mut model = load(&checkpoint, Placement::frozen(dtype.into(), best()), &mut |bytes| progress(bytes, total))?;
         if let Some(path) = adapter {
             Adapter::from_peft(&mut model, checkpoint.config(), path)?;
         }

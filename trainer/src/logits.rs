@@ -48,7 +48,7 @@ pub struct LogitsRequest<'a> {
 pub fn write_logits(request: &LogitsRequest<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<TensorSpec>> {
     let checkpoint = Checkpoint::open(request.model)?;
     let total = checkpoint.total_bytes();
-    let placement = Placement::uniform(request.dtype.into(), best());
+    let placement = Placement::frozen(request.dtype.into(), best());
     let mut model = load(&checkpoint, placement, &mut |bytes| progress(bytes, total))?;
     if let Some(path) = request.adapter {
         Adapter::from_peft(&mut model, checkpoint.config(), path)?;

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use crate::data::Sample;
 use crate::error::Result;
-use crate::model::{PackedTokens, Transformer};
+use crate::model::{Activations, PackedTokens, Transformer};
 use crate::torch::functions::cross_entropy;
 use crate::torch::ops::{Named, from_slice, index_select};
 
@@ -61,8 +61,8 @@ pub fn total_weight<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> f64 {
 ///
 /// # Errors
 /// Those of the forward pass.
-pub fn loss(model: &Transformer, batch: &Batch, total_weight: f64, checkpointing: bool) -> Result<Tensor> {
-    let hidden_td = model.hidden(&batch.tokens, checkpointing)?;
+pub fn loss(model: &Transformer, batch: &Batch, total_weight: f64, activations: Activations) -> Result<Tensor> {
+    let hidden_td = model.hidden(&batch.tokens, activations)?;
     let trained_nd = index_select(&hidden_td, 0, &batch.trained_rows_n)?;
     let weights_n = batch
         .weights_n

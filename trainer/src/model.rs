@@ -15,4 +15,4 @@ pub mod transformer;
 pub mod weights;
 
 pub use batch::PackedTokens;
-pub use transformer::{Cache, Transformer};
+pub use transformer::{Activations, Cache, Transformer};

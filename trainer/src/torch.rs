@@ -8,4 +8,5 @@ pub mod functions;
 pub mod gpu;
 pub mod host;
 pub mod mxfp4;
+pub mod offload;
 pub mod ops;

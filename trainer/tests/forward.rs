@@ -1,23 +1,52 @@
-//! One model, several ways to the same numbers: with a cache, packed, with activations kept or computed again.
+//! One model, several ways to the same numbers: with a cache, packed, with activations kept or computed again, with experts packed or
+//! unpacked.
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use ft_formats::checkpoint::{Checkpoint, Config, ExpertStorage, write_random_model};
+use ft_formats::checkpoint::{Checkpoint, Config, ExpertStorage, Projection, write_random_model};
 use ft_formats::dtype::Dtype;
+use ft_formats::peft::{AdapterTarget, AttentionProjection};
+use ft_trainer::adapters::lora::{Adapter, LoraSpec};
 use ft_trainer::adapters::{Trainable, train_everything};
 use ft_trainer::data::{Sample, SampleOrigin, TrainedTokens};
 use ft_trainer::loss::{Batch, loss, total_weight};
+use ft_trainer::model::experts::ExpertWeight;
 use ft_trainer::model::weights::{Placement, load};
-use ft_trainer::model::{PackedTokens, Transformer};
+use ft_trainer::model::{Activations, PackedTokens, Transformer};
+use ft_trainer::recipe::Experts;
+use ft_trainer::torch::functions::InputKept;
 use tch::{Device, Kind, Tensor};
 
 /// A model of odd sizes with a window much shorter than the sequences below.
 fn model() -> Transformer {
+    let checkpoint = Stored::new(ExpertStorage::Float(Dtype::Bf16), 80).open();
+    load(&checkpoint, Placement::trained(Kind::Float, Device::Cpu), &mut |_| {}).unwrap()
+}
+
+/// A checkpoint of that model, which is there as long as this.
+struct Stored {
+    folder: tempfile::TempDir,
+}
+
+impl Stored {
+    fn new(storage: ExpertStorage, intermediate_size: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        write_random_model(&folder.path().join("model"), &config(intermediate_size), storage, 3, &mut |_, _| {}).unwrap();
+        Self { folder }
+    }
+
+    fn open(&self) -> Checkpoint {
+        Checkpoint::open(&self.folder.path().join("model")).unwrap()
+    }
+}
+
+fn config(intermediate_size: usize) -> Config {
     let mut config = Config::nano();
+    let intermediate_size = intermediate_size.to_string();
     for (key, value) in [
         ("vocab_size", "517"),
         ("hidden_size", "96"),
-        ("intermediate_size", "80"),
+        ("intermediate_size", intermediate_size.as_str()),
         ("num_attention_heads", "6"),
         ("num_key_value_heads", "2"),
         ("head_dim", "24"),
@@ -28,11 +57,7 @@ fn model() -> Transformer {
     ] {
         config.set(key, value).unwrap();
     }
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model");
-    write_random_model(&path, &config, ExpertStorage::Float(Dtype::Bf16), 3, &mut |_, _| {}).unwrap();
-    let checkpoint = Checkpoint::open(&path).unwrap();
-    load(&checkpoint, Placement::uniform(Kind::Float, Device::Cpu), &mut |_| {}).unwrap()
+    config
 }
 
 fn ids(length: u32, seed: u32) -> Vec<u32> {
@@ -88,11 +113,11 @@ fn a_packed_sequence_gives_the_logits_of_each_alone() {
 }
 
 /// Loss and gradients of `batches`, as one step.
-fn step(model: &Transformer, trainables: &[Trainable], batches: &[&[Sample]], checkpointing: bool) -> (f64, Vec<Tensor>) {
+fn step(model: &Transformer, trainables: &[Trainable], batches: &[&[Sample]], activations: Activations) -> (f64, Vec<Tensor>) {
     let whole = total_weight(batches.iter().copied().flatten());
     let mut sum = 0.0;
     for batch in batches {
-        let loss = loss(model, &Batch::new(*batch, model).unwrap(), whole, checkpointing).unwrap();
+        let loss = loss(model, &Batch::new(*batch, model).unwrap(), whole, activations).unwrap();
         loss.backward();
         sum += loss.double_value(&[]);
     }
@@ -107,20 +132,74 @@ fn step(model: &Transformer, trainables: &[Trainable], batches: &[&[Sample]], ch
     (sum, gradients)
 }
 
+fn assert_same_gradients(name: &str, trainables: &[Trainable], found: &[Tensor], expected: &[Tensor], tolerance: f64) {
+    for ((trainable, found), expected) in trainables.iter().zip(found).zip(expected) {
+        let scale = expected.abs().max().double_value(&[]).max(1e-6);
+        let difference = largest_difference(found, expected);
+        assert!(difference <= tolerance * scale, "{name}: gradient of {} differs by {difference} of {scale}", trainable.name);
+    }
+}
+
 #[test]
-fn packing_accumulation_and_checkpointing_change_neither_loss_nor_gradients() {
+fn packing_and_accumulation_change_neither_loss_nor_gradients() {
     let mut model = model();
     let trainables = train_everything(&mut model).unwrap();
     let samples = samples();
-    let (expected_loss, expected) = step(&model, &trainables, &[&samples], false);
+    let (expected_loss, expected) = step(&model, &trainables, &[&samples], Activations::Kept);
     let apart: Vec<&[Sample]> = samples.chunks(1).collect();
-    for (name, batches, checkpointing) in [("apart", apart, false), ("checkpointed", vec![&samples[..]], true)] {
-        let (found_loss, found) = step(&model, &trainables, &batches, checkpointing);
-        assert!((found_loss - expected_loss).abs() < 1e-5 * expected_loss, "{name}: {found_loss} {expected_loss}");
-        for ((trainable, found), expected) in trainables.iter().zip(&found).zip(&expected) {
-            let scale = expected.abs().max().double_value(&[]).max(1e-6);
-            let difference = largest_difference(found, expected);
-            assert!(difference < 1e-4 * scale, "{name}: gradient of {} differs by {difference} of {scale}", trainable.name);
+    let (found_loss, found) = step(&model, &trainables, &apart, Activations::Kept);
+    assert!((found_loss - expected_loss).abs() < 1e-5 * expected_loss, "{found_loss} {expected_loss}");
+    assert_same_gradients("apart", &trainables, &found, &expected, 1e-5);
+}
+
+#[test]
+fn checkpointing_and_offloading_change_no_bit_of_the_loss() {
+    let mut model = model();
+    let trainables = train_everything(&mut model).unwrap();
+    let samples = samples();
+    let (expected_loss, expected) = step(&model, &trainables, &[&samples], Activations::Kept);
+    for kept in [InputKept::OnDevice, InputKept::OnHost] {
+        let (loss, gradients) = step(&model, &trainables, &[&samples], Activations::Recomputed(kept));
+        assert_eq!(loss, expected_loss, "{kept:?}");
+        assert_same_gradients(&format!("{kept:?}"), &trainables, &gradients, &expected, 1e-6);
+    }
+}
+
+/// A model of the checkpoint with updates that already do something, and its leaves.
+fn adapted(checkpoint: &Checkpoint, kind: Kind, experts: Experts) -> (Transformer, Vec<Trainable>) {
+    let placement = Placement { experts, ..Placement::frozen(kind, Device::Cpu) };
+    let mut model = load(checkpoint, placement, &mut |_| {}).unwrap();
+    let targets = (0..checkpoint.config().num_hidden_layers).flat_map(|layer| {
+        let attention = AdapterTarget::Attention { layer, projection: AttentionProjection::V };
+        let experts = Projection::ALL.map(|projection| AdapterTarget::Experts { layer, projection });
+        [attention, AdapterTarget::Router { layer }].into_iter().chain(experts)
+    });
+    let spec = LoraSpec { rank: 3, alpha: 6.0, rslora: false, targets: targets.collect() };
+    let trainables = Adapter::fresh(&mut model, spec, 5).unwrap().trainables();
+    tch::manual_seed(6);
+    for trainable in &trainables {
+        let noise = Tensor::randn(trainable.tensor.size(), (Kind::Float, Device::Cpu)) * 0.1;
+        trainable.tensor.detach().copy_(&noise);
+    }
+    (model, trainables)
+}
+
+#[test]
+fn low_rank_updates_of_packed_experts_get_the_gradients_of_unpacked_ones() {
+    let stored = Stored::new(ExpertStorage::Mxfp4, 160);
+    let (checkpoint, samples) = (stored.open(), samples());
+    for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::BFloat16, 0.0)] {
+        for activations in [Activations::Kept, Activations::Recomputed(InputKept::OnDevice)] {
+            let [packed, unpacked] = [Experts::Mxfp4, Experts::Bf16].map(|experts| {
+                let (model, trainables) = adapted(&checkpoint, kind, experts);
+                let is_packed = matches!(model.blocks[0].experts.gate_up.weight, ExpertWeight::Packed(_));
+                assert_eq!(is_packed, experts == Experts::Mxfp4);
+                let (loss, gradients) = step(&model, &trainables, &[&samples], activations);
+                (loss, gradients, trainables)
+            });
+            assert_eq!(packed.0, unpacked.0, "{kind:?}");
+            assert!(packed.1.iter().all(|gradient| gradient.abs().max().double_value(&[]) > 0.0));
+            assert_same_gradients(&format!("{kind:?}"), &packed.2, &packed.1, &unpacked.1, tolerance);
         }
     }
 }

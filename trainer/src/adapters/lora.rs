@@ -194,13 +194,8 @@ fn dims(model: &mut Transformer, target: &AdapterTarget) -> Result<[i64; 3]> {
             AttentionProjection::V => &block.attention.value.weight,
             AttentionProjection::O => &block.attention.output.weight,
         }),
-        AdapterTarget::Experts { projection, .. } => {
-            let weight = match projection {
-                Projection::GateUp => &block.experts.gate_up.weight_eio,
-                Projection::Down => &block.experts.down.weight_eio,
-            };
-            [weight.size()[0], weight.size()[1], weight.size()[2]]
-        }
+        AdapterTarget::Experts { projection: Projection::GateUp, .. } => block.experts.gate_up.weight.dims(),
+        AdapterTarget::Experts { projection: Projection::Down, .. } => block.experts.down.weight.dims(),
         _ => plain(&block.experts.router.projection.weight),
     })
 }

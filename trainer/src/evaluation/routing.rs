@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::figures::fraction;
 use super::statistics::Mean;
+use crate::error::Result;
 use crate::model::router::Routing;
 use ft_formats::checkpoint::Config;
 
@@ -66,15 +67,16 @@ impl RouterMismatch {
 
 impl RouterChoices {
     /// The choices of `routings`, a layer each, at the rows of the pass that `rows` names.
-    pub(super) fn of(routings: &[Routing], rows: &[i64]) -> Self {
+    pub(super) fn of(routings: &[Routing], rows: &[i64]) -> Result<Self> {
         let num_active = routings.first().and_then(|routing| routing.weights_ta.size().last().copied()).unwrap_or(0);
         let num_active = usize::try_from(num_active).unwrap_or(0);
         let start = |row: i64| usize::try_from(row).unwrap_or(0) * num_active;
         let at_rows = |routing: &Routing| {
-            let experts = rows.iter().flat_map(|&row| &routing.experts_ta[start(row)..start(row) + num_active]);
-            experts.map(|&expert| u32::try_from(expert).unwrap_or(u32::MAX)).collect()
+            let all = routing.experts_on_host()?;
+            let experts = rows.iter().flat_map(|&row| &all[start(row)..start(row) + num_active]);
+            Ok(experts.map(|&expert| u32::try_from(expert).unwrap_or(u32::MAX)).collect())
         };
-        Self { num_active, layers: routings.iter().map(at_rows).collect() }
+        Ok(Self { num_active, layers: routings.iter().map(at_rows).collect::<Result<_>>()? })
     }
 }
 

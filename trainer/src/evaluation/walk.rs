@@ -61,7 +61,7 @@ impl<'a> Corpus<'a> {
             let count = self.of_pass(pass).map(|sample| sample.ids.len()).sum::<usize>();
             let batch = Batch::new(self.of_pass(pass), model.frame())?;
             let (hidden_td, routings) = model.hidden_with_routing(&batch.tokens, &mut |layer, all| progress(done + count * layer / all))?;
-            let choices = RouterChoices::of(&routings, &to_i64_vec(&batch.trained_rows_n)?);
+            let choices = RouterChoices::of(&routings, &to_i64_vec(&batch.trained_rows_n)?)?;
             each(index, Pass { hidden_nd: index_select(&hidden_td, 0, &batch.trained_rows_n)?, targets_n: batch.targets_n, choices })?;
             done += count;
             progress(done);
@@ -207,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model");
         write_random_model(&path, &config, ExpertStorage::Float(Dtype::Bf16), seed, &mut |_, _| {}).unwrap();
-        load(&Checkpoint::open(&path).unwrap(), Placement::uniform(kind, Device::Cpu), &mut |_| {}).unwrap()
+        load(&Checkpoint::open(&path).unwrap(), Placement::frozen(kind, Device::Cpu), &mut |_| {}).unwrap()
     }
 
     fn whole(seed: u64, kind: Kind) -> EvaluatedModel<'static> {
@@ -269,7 +269,7 @@ mod tests {
         let path = folder.path().join("model");
         let config = Config { vocab_size: 517, ..Config::nano() };
         write_random_model(&path, &config, ExpertStorage::Mxfp4, 8, &mut |_, _| {}).unwrap();
-        let (checkpoint, placement) = (Checkpoint::open(&path).unwrap(), Placement::uniform(Kind::Float, Device::Cpu));
+        let (checkpoint, placement) = (Checkpoint::open(&path).unwrap(), Placement::frozen(Kind::Float, Device::Cpu));
         let samples = samples();
         let corpus = Corpus::with_passes_of(&samples, 60);
         let run = |model: &EvaluatedModel<'_>| {

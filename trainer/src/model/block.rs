@@ -6,7 +6,7 @@ use super::attention::{Attention, LayerCache};
 use super::experts::MixtureOfExperts;
 use super::norm::RmsNorm;
 use super::rope::Rotation;
-use super::router::Routing;
+use super::router::{KeptChoice, Routing};
 use crate::error::Result;
 use crate::torch::functions::AttentionSpan;
 use crate::torch::ops::add;
@@ -37,10 +37,10 @@ impl Block {
         spans: &[AttentionSpan],
         cache: Option<&mut LayerCache>,
     ) -> Result<Tensor> {
-        Ok(self.forward_with_routing(hidden_td, rotation, spans, cache)?.0)
+        Ok(self.forward_with_routing(hidden_td, rotation, spans, cache, &KeptChoice::default())?.0)
     }
 
-    /// The same, and the router's choices.
+    /// The same, and the router's choices: those in `kept`, or new ones that are put there.
     ///
     /// # Errors
     /// Those of [`Block::forward`].
@@ -50,11 +50,12 @@ impl Block {
         rotation: &Rotation,
         spans: &[AttentionSpan],
         cache: Option<&mut LayerCache>,
+        kept: &KeptChoice,
     ) -> Result<(Tensor, Routing)> {
         let attended_td = self.attention.forward(&self.attention_norm.forward(hidden_td)?, rotation, spans, cache)?;
         let hidden_td = add(hidden_td, &attended_td)?;
         let normed_td = self.experts_norm.forward(&hidden_td)?;
-        let routing = self.experts.router.forward(&normed_td)?;
+        let routing = self.experts.router.forward(&normed_td, kept)?;
         let mixed_td = self.experts.forward(&normed_td, &routing)?;
         Ok((add(&hidden_td, &mixed_td)?, routing))
     }

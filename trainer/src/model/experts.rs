@@ -5,14 +5,41 @@ use tch::Tensor;
 use super::linear::LowRank;
 use super::router::{Router, Routing};
 use crate::error::Result;
-use crate::torch::functions::{SwigluLimits, grouped_matmul, swiglu};
-use crate::torch::ops::{add, cast, index_select, mul, reshape, sum, unsqueeze};
+use crate::torch::functions::{Groups, PackedWeight, SwigluLimits, grouped_matmul, packed_matmul, swiglu};
+use crate::torch::ops::{add, cast};
 
-/// One projection of all experts, stored [e, in, out] as in a bf16 checkpoint.
+/// How the weight of a projection is held.
+#[derive(Debug)]
+pub enum ExpertWeight {
+    /// Numbers, [e, in, out] as in a bf16 checkpoint.
+    Numbers(Tensor),
+    /// MXFP4, as in a released checkpoint; frozen.
+    Packed(PackedWeight),
+}
+
+impl ExpertWeight {
+    /// Experts, inputs, outputs.
+    #[must_use]
+    pub fn dims(&self) -> [i64; 3] {
+        match self {
+            Self::Numbers(weight_eio) => [0, 1, 2].map(|dim| weight_eio.size().get(dim).copied().unwrap_or(0)),
+            Self::Packed(weight) => weight.dims(),
+        }
+    }
+
+    fn matmul(&self, input_ri: &Tensor, bias_eo: &Tensor, groups: &Groups) -> Result<Tensor> {
+        match self {
+            Self::Numbers(weight_eio) => grouped_matmul(input_ri, &cast(weight_eio, input_ri.kind())?, Some(bias_eo), groups),
+            Self::Packed(weight) => packed_matmul(input_ri, weight, Some(bias_eo), groups),
+        }
+    }
+}
+
+/// One projection of all experts.
 #[derive(Debug)]
 pub struct ExpertProjection {
     /// [e, in, out].
-    pub weight_eio: Tensor,
+    pub weight: ExpertWeight,
     /// [e, out].
     pub bias_eo: Tensor,
     /// The trained update.
@@ -20,11 +47,10 @@ pub struct ExpertProjection {
 }
 
 impl ExpertProjection {
-    fn forward(&self, input_ri: &Tensor, routing: &Routing) -> Result<Tensor> {
-        let kind = input_ri.kind();
-        let output_ro = grouped_matmul(input_ri, &cast(&self.weight_eio, kind)?, Some(&cast(&self.bias_eo, kind)?), &routing.groups)?;
+    fn forward(&self, input_ri: &Tensor, groups: &Groups) -> Result<Tensor> {
+        let output_ro = self.weight.matmul(input_ri, &cast(&self.bias_eo, input_ri.kind())?, groups)?;
         match &self.update {
-            Some(update) => add(&output_ro, &update.grouped_delta(input_ri, &routing.groups)?),
+            Some(update) => add(&output_ro, &update.grouped_delta(input_ri, groups)?),
             None => Ok(output_ro),
         }
     }
@@ -52,17 +78,9 @@ impl MixtureOfExperts {
     /// # Errors
     /// [`crate::Error::Torch`] on shapes that do not fit.
     pub fn forward(&self, hidden_td: &Tensor, routing: &Routing) -> Result<Tensor> {
-        let input_rd = index_select(hidden_td, 0, &routing.token_of_row_r)?;
-        let active_rf = swiglu(&self.gate_up.forward(&input_rd, routing)?, self.limits)?;
-        let output_rd = self.down.forward(&active_rf, routing)?;
-        weighted_sum(&output_rd, routing)
+        let input_rd = routing.rows.gather(hidden_td)?;
+        let active_rf = swiglu(&self.gate_up.forward(&input_rd, routing.rows.groups())?, self.limits)?;
+        let output_rd = self.down.forward(&active_rf, routing.rows.groups())?;
+        routing.rows.combine(&output_rd, &routing.weights_ta)
     }
-}
-
-/// For each token, the rows of its experts times their weights, summed in the order of the router's choice.
-fn weighted_sum(output_rd: &Tensor, routing: &Routing) -> Result<Tensor> {
-    let width = output_rd.size().last().copied().unwrap_or(0);
-    let num_active = routing.weights_ta.size().last().copied().unwrap_or(1);
-    let by_token_tad = reshape(&index_select(output_rd, 0, &routing.row_of_slot)?, &[-1, num_active, width])?;
-    sum(&mul(&by_token_tad, &unsqueeze(&routing.weights_ta, -1)?)?, &[1], false)
 }

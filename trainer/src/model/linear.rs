@@ -1,10 +1,13 @@
 //! Linear layers, and the low-rank updates that training adds to them.
 
-use tch::Tensor;
+use tch::{Device, Tensor};
 
 use crate::error::Result;
 use crate::torch::functions::{Groups, LogitTerm, grouped_matmul};
-use crate::torch::ops::{add, cast, linear, scale, transpose};
+use crate::torch::ops::{add, cast, linear, pad, scale, transpose};
+
+/// Grouped products on a GPU take rows of whole 16 bytes: ranks that are multiples of this, in 16 bits or more.
+const RANK_MULTIPLE: i64 = 8;
 
 /// A trainable update `scaling * B A` of a weight, held in f32 and computed with in the type of its input.
 #[derive(Debug)]
@@ -42,8 +45,15 @@ impl LowRank {
     /// # Errors
     /// [`crate::Error::Torch`] on shapes that do not fit.
     pub fn grouped_delta(&self, input_ri: &Tensor, groups: &Groups) -> Result<Tensor> {
-        let a = transpose(&cast(&self.a, input_ri.kind())?, 1, 2)?;
-        let b = transpose(&cast(&self.b, input_ri.kind())?, 1, 2)?;
+        let (mut a, mut b) = (cast(&self.a, input_ri.kind())?, cast(&self.b, input_ri.kind())?);
+        let missing = (RANK_MULTIPLE - self.a.size()[1] % RANK_MULTIPLE) % RANK_MULTIPLE;
+        if let Device::Cuda(_) = input_ri.device()
+            && missing > 0
+        {
+            // A rank of zeros adds nothing.
+            (a, b) = (pad(&a, &[0, 0, 0, missing])?, pad(&b, &[0, missing])?);
+        }
+        let (a, b) = (transpose(&a, 1, 2)?, transpose(&b, 1, 2)?);
         let narrow = scale(&grouped_matmul(input_ri, &a, None, groups)?, self.scaling)?;
         grouped_matmul(&narrow, &b, None, groups)
     }

@@ -10,15 +10,15 @@ use super::block::Block;
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::Rope;
-use super::router::Routing;
+use super::router::{KeptChoice, Routing};
 use crate::error::{Error, Result};
-use crate::torch::functions::checkpoint;
-use crate::torch::ops::{Named, cast, index_select};
+use crate::torch::functions::{InputKept, checkpoint};
+use crate::torch::ops::{Named, cast, index_select, to_device};
 
 /// gpt-oss, of any size.
 #[derive(Debug)]
 pub struct Transformer {
-    /// [v, d].
+    /// [v, d]; where it is not trained it may be in host memory.
     pub embedding: Tensor,
     /// The layers; shared with the autograd graph when activations are checkpointed.
     pub blocks: Vec<Arc<Block>>,
@@ -36,6 +36,15 @@ pub struct Transformer {
     pub num_positions: usize,
 }
 
+/// What the layers keep for the backward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// All that they computed.
+    Kept,
+    /// Their inputs, from which they are computed again.
+    Recomputed(InputKept),
+}
+
 /// Keys and values of every layer for one growing sequence.
 #[derive(Debug)]
 pub struct Cache {
@@ -44,7 +53,7 @@ pub struct Cache {
 }
 
 impl Transformer {
-    /// Hidden states before the head, after the last norm. With `checkpointing`, a layer keeps only its input for backward.
+    /// Hidden states before the head, after the last norm.
     ///
     /// # Shapes
     /// Gives [t, d] for a batch of t tokens.
@@ -52,16 +61,19 @@ impl Transformer {
     /// # Errors
     /// [`Error::TokenOutsideVocabulary`], [`Error::TooLong`], or [`Error::Torch`] out of memory.
     #[expect(clippy::arc_with_non_send_sync, reason = "libtorch may drop a checkpointed layer on a thread of its own")]
-    pub fn hidden(&self, tokens: &PackedTokens, checkpointing: bool) -> Result<Tensor> {
+    pub fn hidden(&self, tokens: &PackedTokens, activations: Activations) -> Result<Tensor> {
         let rotation = Arc::new(self.rope.rotation(&tokens.positions_t)?);
         let mut hidden_td = self.embed(tokens)?;
         let spans: Arc<[_]> = tokens.spans.clone().into();
         for block in &self.blocks {
-            hidden_td = if checkpointing {
-                let (block, rotation, spans) = (Arc::clone(block), Arc::clone(&rotation), Arc::clone(&spans));
-                checkpoint(&hidden_td, move |hidden_td| block.forward(hidden_td, &rotation, &spans, None))?
-            } else {
-                block.forward(&hidden_td, &rotation, &spans, None)?
+            hidden_td = match activations {
+                Activations::Kept => block.forward(&hidden_td, &rotation, &spans, None)?,
+                Activations::Recomputed(kept) => {
+                    let (block, rotation, spans) = (Arc::clone(block), Arc::clone(&rotation), Arc::clone(&spans));
+                    let choice = KeptChoice::default();
+                    let layer = move |hidden_td: &Tensor| Ok(block.forward_with_routing(hidden_td, &rotation, &spans, None, &choice)?.0);
+                    checkpoint(&hidden_td, kept, layer)?
+                }
             };
         }
         self.norm.forward(&hidden_td)
@@ -88,7 +100,7 @@ impl Transformer {
         let mut hidden_td = self.embed(tokens)?;
         let mut routings = Vec::new();
         for block in blocks {
-            let (next_td, routing) = block?.forward_with_routing(&hidden_td, &rotation, &tokens.spans, None)?;
+            let (next_td, routing) = block?.forward_with_routing(&hidden_td, &rotation, &tokens.spans, None, &KeptChoice::default())?;
             hidden_td = next_td;
             routings.push(routing);
         }
@@ -103,7 +115,7 @@ impl Transformer {
     /// # Errors
     /// Those of [`Transformer::hidden`].
     pub fn logits(&self, tokens: &PackedTokens) -> Result<Tensor> {
-        cast(&self.head.forward(&self.hidden(tokens, false)?)?, Kind::Float)
+        cast(&self.head.forward(&self.hidden(tokens, Activations::Kept)?)?, Kind::Float)
     }
 
     /// Logits of the last of `ids`, which continue the sequence in `cache`, in f32.
@@ -133,20 +145,13 @@ impl Transformer {
 
     fn embed(&self, tokens: &PackedTokens) -> Result<Tensor> {
         let vocabulary = self.embedding.size()[0];
-        let bounds = || -> Result<(i64, i64), tch::TchError> {
-            if tokens.ids_t.numel() == 0 {
-                return Ok((0, 0));
-            }
-            Ok((tokens.ids_t.f_max()?.f_int64_value(&[])?, tokens.positions_t.f_max()?.f_int64_value(&[])?))
-        };
-        let (largest, last_position) = bounds().named("embed", &[&tokens.ids_t])?;
-        if largest >= vocabulary {
-            return Err(Error::TokenOutsideVocabulary { token: largest, vocabulary: usize::try_from(vocabulary).unwrap_or(0) });
+        if tokens.largest_id >= vocabulary {
+            return Err(Error::TokenOutsideVocabulary { token: tokens.largest_id, vocabulary: usize::try_from(vocabulary).unwrap_or(0) });
         }
-        let length = usize::try_from(last_position).unwrap_or(0) + 1;
-        if length > self.num_positions {
-            return Err(Error::TooLong { length, limit: self.num_positions });
+        if tokens.num_positions > self.num_positions {
+            return Err(Error::TooLong { length: tokens.num_positions, limit: self.num_positions });
         }
-        cast(&index_select(&self.embedding, 0, &tokens.ids_t)?, self.kind)
+        let embedded_td = index_select(&self.embedding, 0, &to_device(&tokens.ids_t, self.embedding.device())?)?;
+        cast(&to_device(&embedded_td, self.device)?, self.kind)
     }
 }

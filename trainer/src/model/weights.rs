@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use ft_formats::checkpoint::{Checkpoint, CheckpointTensor, Config, ExpertMatrix, ExpertStorage, LayerType, Projection};
 use ft_formats::dtype::Dtype;
+use ft_quant::mxfp4::{BLOCK_BYTES, BLOCK_ELEMENTS};
 use tch::{Device, Kind, Tensor};
 
 use super::attention::Attention;
 use super::block::Block;
-use super::experts::{ExpertProjection, MixtureOfExperts};
+use super::experts::{ExpertProjection, ExpertWeight, MixtureOfExperts};
 use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::Rope;
 use super::router::Router;
 use super::transformer::Transformer;
 use crate::error::{Error, Result};
-use crate::recipe::TrainingDtype;
-use crate::torch::functions::SwigluLimits;
+use crate::recipe::{Experts, TrainingDtype};
+use crate::torch::functions::{PackedWeight, SwigluLimits, Workspace};
 use crate::torch::ops::{Named, empty};
 
 /// How a model is held.
@@ -26,15 +27,25 @@ pub struct Placement {
     pub weights: Kind,
     /// Type of the activations.
     pub activations: Kind,
+    /// How experts that are stored as MXFP4 are held; others are numbers always.
+    pub experts: Experts,
     /// Where.
     pub device: Device,
+    /// Where the embedding is: a frozen one only gives rows to the device.
+    pub embedding: Device,
 }
 
 impl Placement {
-    /// Weights and activations of one type.
+    /// Frozen weights, of the type of the activations; packed experts stay packed, and the embedding stays in host memory.
     #[must_use]
-    pub fn uniform(kind: Kind, device: Device) -> Self {
-        Self { weights: kind, activations: kind, device }
+    pub fn frozen(kind: Kind, device: Device) -> Self {
+        Self { weights: kind, activations: kind, experts: Experts::Mxfp4, device, embedding: Device::Cpu }
+    }
+
+    /// Weights to be trained, in f32, under activations of `kind`.
+    #[must_use]
+    pub fn trained(kind: Kind, device: Device) -> Self {
+        Self { weights: Kind::Float, activations: kind, experts: Experts::Bf16, device, embedding: device }
     }
 }
 
@@ -53,8 +64,8 @@ impl From<TrainingDtype> for Kind {
 /// Those of the checkpoint's reader, [`Error::NotFiniteWeight`], or [`Error::Torch`] out of memory.
 pub fn load(checkpoint: &Checkpoint, placement: Placement, progress: &mut dyn FnMut(u64)) -> Result<Transformer> {
     let mut model = load_frame(checkpoint, placement, progress)?;
-    let layers = 0..checkpoint.config().num_hidden_layers;
-    model.blocks = layers.map(|layer| load_layer(checkpoint, placement, layer, progress)).collect::<Result<_>>()?;
+    let mut reader = Reader::new(checkpoint, placement, progress);
+    model.blocks = (0..checkpoint.config().num_hidden_layers).map(|layer| reader.block(layer).map(Arc::new)).collect::<Result<_>>()?;
     Ok(model)
 }
 
@@ -64,9 +75,9 @@ pub fn load(checkpoint: &Checkpoint, placement: Placement, progress: &mut dyn Fn
 /// As [`load`].
 pub fn load_frame(checkpoint: &Checkpoint, placement: Placement, progress: &mut dyn FnMut(u64)) -> Result<Transformer> {
     let config = checkpoint.config();
-    let mut reader = Reader { checkpoint, placement, progress };
+    let mut reader = Reader::new(checkpoint, placement, progress);
     Ok(Transformer {
-        embedding: reader.tensor("model.embed_tokens.weight")?,
+        embedding: reader.tensor_on(placement.embedding, "model.embed_tokens.weight")?,
         blocks: Vec::new(),
         norm: RmsNorm { weight: reader.tensor("model.norm.weight")?, epsilon: config.rms_norm_eps },
         head: Linear { weight: reader.tensor("lm_head.weight")?, bias: None, update: None },
@@ -82,16 +93,24 @@ pub fn load_frame(checkpoint: &Checkpoint, placement: Placement, progress: &mut 
 /// # Errors
 /// As [`load`].
 pub fn load_layer(checkpoint: &Checkpoint, placement: Placement, layer: usize, progress: &mut dyn FnMut(u64)) -> Result<Arc<Block>> {
-    Reader { checkpoint, placement, progress }.block(layer).map(Arc::new)
+    Reader::new(checkpoint, placement, progress).block(layer).map(Arc::new)
 }
+
+/// Up to this scale every code stands for a number in bf16.
+const LARGEST_SCALE: u8 = 252;
 
 struct Reader<'a> {
     checkpoint: &'a Checkpoint,
     placement: Placement,
     progress: &'a mut dyn FnMut(u64),
+    workspace: Workspace,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(checkpoint: &'a Checkpoint, placement: Placement, progress: &'a mut dyn FnMut(u64)) -> Self {
+        Self { checkpoint, placement, progress, workspace: Workspace::default() }
+    }
+
     fn config(&self) -> &Config {
         self.checkpoint.config()
     }
@@ -133,15 +152,45 @@ impl Reader<'_> {
     }
 
     fn tensor(&mut self, name: &str) -> Result<Tensor> {
+        self.tensor_on(self.placement.device, name)
+    }
+
+    fn tensor_on(&mut self, device: Device, name: &str) -> Result<Tensor> {
         let tensor = self.checkpoint.tensor(name)?;
-        self.place(&tensor)
+        self.place(&tensor, device)
     }
 
     fn experts(&mut self, layer: usize, projection: Projection, name: &str) -> Result<ExpertProjection> {
-        // What is mapped is read at once, all else an expert at a time.
-        let is_mapped = matches!(self.checkpoint.expert_storage(), ExpertStorage::Float(_)) && self.checkpoint.gguf().is_none();
-        let weight_eio = if is_mapped { self.tensor(name)? } else { self.expert_by_expert(layer, projection, name)? };
-        Ok(ExpertProjection { weight_eio, bias_eo: self.tensor(&format!("{name}_bias"))?, update: None })
+        let weight = match (self.checkpoint.expert_storage(), self.placement.experts) {
+            (ExpertStorage::Mxfp4, Experts::Mxfp4) => ExpertWeight::Packed(self.packed(layer, projection)?),
+            // What is mapped is read at once, all else an expert at a time.
+            (ExpertStorage::Float(_), _) if self.checkpoint.gguf().is_none() => ExpertWeight::Numbers(self.tensor(name)?),
+            _ => ExpertWeight::Numbers(self.expert_by_expert(layer, projection, name)?),
+        };
+        Ok(ExpertProjection { weight, bias_eo: self.tensor(&format!("{name}_bias"))?, update: None })
+    }
+
+    /// The experts as they are stored.
+    fn packed(&mut self, layer: usize, projection: Projection) -> Result<PackedWeight> {
+        let config = self.config();
+        let ([input, output], experts) = (projection.dims(config), config.num_local_experts);
+        let of_expert = [output, input / BLOCK_ELEMENTS, BLOCK_BYTES].map(dimension);
+        let on_device = |shape: &[i64]| empty(&[&[dimension(experts)], shape].concat(), Kind::Uint8, self.placement.device);
+        let (blocks_eosb, scales_eos) = (on_device(&of_expert)?, on_device(&of_expert[..2])?);
+        for expert in 0..experts {
+            let ExpertMatrix::Mxfp4 { blocks, scales } = self.checkpoint.expert(layer, projection, expert)? else { continue };
+            if scales.iter().any(|&scale| scale > LARGEST_SCALE) {
+                // Not every code has a number under such a scale: whoever unpacks it knows, and names it.
+                self.checkpoint.unpack_expert(layer, projection, expert)?;
+            }
+            let copy = |bytes: &[u8], shape: &[i64], to: &Tensor| {
+                Tensor::f_from_data_size(bytes, shape, Kind::Uint8).and_then(|tensor| to.f_select(0, dimension(expert))?.f_copy_(&tensor))
+            };
+            copy(&blocks, &of_expert, &blocks_eosb).named("load", &[&blocks_eosb])?;
+            copy(&scales, &of_expert[..2], &scales_eos).named("load", &[&scales_eos])?;
+            (self.progress)((blocks.len() + scales.len()) as u64);
+        }
+        Ok(PackedWeight::new(blocks_eosb, scales_eos, self.workspace.clone()))
     }
 
     /// The experts in the layout of a bf16 checkpoint, one at a time.
@@ -165,10 +214,10 @@ impl Reader<'_> {
         Ok(weight_eio)
     }
 
-    fn place(&mut self, stored: &CheckpointTensor<'_>) -> Result<Tensor> {
+    fn place(&mut self, stored: &CheckpointTensor<'_>, device: Device) -> Result<Tensor> {
         let shape: Vec<i64> = stored.shape.iter().map(|&dim| dimension(dim)).collect();
         let tensor = Tensor::f_from_data_size(&stored.bytes, &shape, kind(stored.dtype))
-            .and_then(|tensor| tensor.f_to_device(self.placement.device))
+            .and_then(|tensor| tensor.f_to_device(device))
             .and_then(|tensor| tensor.f_to_kind(self.placement.weights))
             .named("load", &[])?;
         (self.progress)(stored.bytes.len() as u64);
@@ -199,7 +248,7 @@ fn dimension(size: usize) -> i64 {
 }
 
 impl Transformer {
-    /// Every weight by its name in a bf16 checkpoint, in the order of a forward pass.
+    /// Every weight that is held as numbers, by its name in a bf16 checkpoint, in the order of a forward pass.
     ///
     /// Empty when the graph of a forward pass still holds a layer.
     pub fn parameters_mut(&mut self) -> Vec<(String, &mut Tensor)> {
@@ -224,7 +273,9 @@ impl Transformer {
             name("self_attn.sinks", &mut attention.sinks_h);
             name("post_attention_layernorm.weight", &mut block.experts_norm.weight);
             for (part, experts) in [("gate_up_proj", &mut block.experts.gate_up), ("down_proj", &mut block.experts.down)] {
-                name(&format!("mlp.experts.{part}"), &mut experts.weight_eio);
+                if let ExpertWeight::Numbers(weight_eio) = &mut experts.weight {
+                    name(&format!("mlp.experts.{part}"), weight_eio);
+                }
                 name(&format!("mlp.experts.{part}_bias"), &mut experts.bias_eo);
             }
         }

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Experts {
-    /// As they are in an MXFP4 checkpoint. This version unpacks them, exactly, when the model is loaded.
+    /// As they are in an MXFP4 checkpoint: packed, and unpacked exactly for each pass. Experts that are stored as numbers stay numbers.
     #[default]
     Mxfp4,
-    /// In bf16.
+    /// Unpacked when the model is loaded, to the type of the weights.
     Bf16,
 }
 

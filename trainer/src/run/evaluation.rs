@@ -6,7 +6,7 @@ use super::observer::EvaluationReport;
 use crate::data::Sample;
 use crate::error::Result;
 use crate::loss::{Batch, loss, total_weight};
-use crate::model::Transformer;
+use crate::model::{Activations, Transformer};
 use crate::torch::ops::{scalar, without_graph};
 
 /// Weighted mean loss over `samples`, a few sequences at a time.
@@ -21,7 +21,7 @@ pub fn evaluate(model: &Transformer, samples: &[Sample], batch_sequences: usize,
     for samples in samples.chunks(batch_sequences.max(1)) {
         let batch = Batch::new(samples, model)?;
         validation_trained_tokens += batch.targets_n.numel();
-        validation_loss += without_graph(|| scalar(&loss(model, &batch, whole, false)?))?;
+        validation_loss += without_graph(|| scalar(&loss(model, &batch, whole, Activations::Kept)?))?;
     }
     Ok(EvaluationReport { step, validation_loss, validation_trained_tokens, validation_seconds: start.elapsed().as_secs_f64() })
 }

@@ -109,8 +109,10 @@ impl Session {
         let device = device::best();
         let kind = Kind::from(recipe.training.dtype);
         let lora = recipe.lora();
-        let weights = if lora.is_some() { kind } else { Kind::Float };
-        let placement = Placement { weights, activations: kind, device };
+        let placement = match lora {
+            Some(_) => Placement { experts: recipe.model.experts, ..Placement::frozen(kind, device) },
+            None => Placement::trained(kind, device),
+        };
         let total = checkpoint.total_bytes();
         let mut model = load(checkpoint, placement, &mut |bytes| observer.loading(bytes, total))?;
         let (trained, trainables) = match lora {

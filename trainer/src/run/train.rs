@@ -19,9 +19,11 @@ use super::signals::StopRequest;
 use crate::data::Sample;
 use crate::error::{Error, Result};
 use crate::loss::{Batch, loss, total_weight};
+use crate::model::Activations;
 use crate::optimizer::{Schedule, clip};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Training};
 use crate::torch::device::peak_memory_bytes;
+use crate::torch::functions::InputKept;
 use crate::torch::ops::{Named, scalar, zeros};
 
 /// How to run a recipe.
@@ -163,12 +165,13 @@ impl<'a> Run<'a> {
             .map(|batch| batch.iter().map(|&sample| &self.samples.train.samples[sample]).collect())
             .collect();
         let step_samples = || batches.iter().flatten().copied();
+        let activations = activations(&self.recipe.training);
         let whole = total_weight(step_samples());
         let (mut step_loss, mut trained_tokens) = (0.0, 0);
         for samples in &batches {
             let batch = Batch::new(samples.iter().copied(), &self.session.model)?;
             trained_tokens += batch.targets_n.numel();
-            let loss = loss(&self.session.model, &batch, whole, self.recipe.training.checkpoint_activations)?;
+            let loss = loss(&self.session.model, &batch, whole, activations)?;
             step_loss += scalar(&loss)?;
             if loss.requires_grad() {
                 loss.f_backward().named("backward", &[])?;
@@ -250,6 +253,15 @@ impl<'a> Run<'a> {
                 Ok(("model", path))
             }
         }
+    }
+}
+
+/// What the layers keep for the backward pass.
+fn activations(training: &Training) -> Activations {
+    match (training.checkpoint_activations, training.offload_activations) {
+        (false, _) => Activations::Kept,
+        (true, false) => Activations::Recomputed(InputKept::OnDevice),
+        (true, true) => Activations::Recomputed(InputKept::OnHost),
     }
 }
 

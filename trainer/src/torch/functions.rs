@@ -5,13 +5,17 @@ mod checkpoint;
 mod cross_entropy;
 mod grouped_matmul;
 mod rms_norm;
+mod routing_weights;
+mod rows;
 mod swiglu;
 #[cfg(test)]
 mod testing;
 
 pub use attention::{AttentionSpan, sink_attention};
-pub use checkpoint::checkpoint;
+pub use checkpoint::{InputKept, checkpoint};
 pub use cross_entropy::{CHUNK_ELEMENTS, LogitTerm, cross_entropy};
-pub use grouped_matmul::{Groups, grouped_matmul};
+pub use grouped_matmul::{Groups, PackedWeight, Workspace, grouped_matmul, packed_matmul};
 pub use rms_norm::rms_norm;
+pub use routing_weights::routing_weights;
+pub use rows::Rows;
 pub use swiglu::{SwigluLimits, swiglu};

@@ -76,6 +76,8 @@ operations! {
     select(tensor, dim: i64, index: i64) = f_select(dim, index);
     /// Rows (entries of `dim`) gathered by an i64 vector of indices.
     index_select(tensor, dim: i64, index: &Tensor) = f_index_select(dim, index);
+    /// Zeros before and after the last dims, a pair of counts for each, the last dim first.
+    pad(tensor, counts: &[i64]) = f_constant_pad_nd(counts);
     /// Sum over `dims`.
     sum(tensor, dims: &[i64], keep_dims: bool) = f_sum_dim_intlist(dims, keep_dims, None::<Kind>);
     /// Sum of all elements, as a scalar tensor.

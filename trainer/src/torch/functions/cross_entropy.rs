@@ -3,12 +3,12 @@
 //! Letters: n trained tokens, i width of a term, v vocabulary.
 
 use half::bf16;
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::error::{Error, Result};
 use crate::torch::autograd::{Function, attach, records_graph};
 use crate::torch::host::{Row, cross_entropy_rows, elements_mut, is_host};
-use crate::torch::ops::{Named, cast, dims2, empty, from_slice, narrow, scale, sum_all, to_f32_vec, to_i64_vec, without_graph, zeros};
+use crate::torch::ops::{Named, cast, dims2, empty, from_slice, narrow, sum_all, to_f32_vec, to_i64_vec, without_graph, zeros};
 
 /// One summand of the logits: `input_ni` times `weight_vi` transposed.
 #[derive(Debug)]
@@ -171,11 +171,10 @@ struct CrossEntropy {
 impl Function for CrossEntropy {
     fn backward(&mut self, output_gradients: &[Option<Tensor>], needs_gradient: &[bool]) -> Result<Vec<Option<Tensor>>> {
         let Some(gradient) = &output_gradients[0] else { return Ok(needs_gradient.iter().map(|_| None).collect()) };
-        let factor = crate::torch::ops::scalar(gradient)?;
-        self.gradients
-            .iter_mut()
-            .map(|slot| slot.take().map(|gradient| if factor == 1.0 { Ok(gradient) } else { scale(&gradient, factor) }).transpose())
-            .collect()
+        // On the CPU a look at the factor is cheaper than a product; a device is not waited for.
+        let is_one = gradient.device() == Device::Cpu && crate::torch::ops::scalar(gradient)? == 1.0;
+        let scaled = |mut slot: Tensor| if is_one { Ok(slot) } else { slot.f_mul_(gradient).named("cross_entropy backward", &[&slot]) };
+        self.gradients.iter_mut().map(|slot| slot.take().map(scaled).transpose()).collect()
     }
 }
 
