@@ -124,4 +124,25 @@ mod tests {
         let expected = (ramp / 32.0 + (1.0 - ramp)) / period(9.0);
         assert!((f64::from(frequencies[9]) / expected - 1.0).abs() < 1e-6);
     }
+
+    /// Source: `GptOssRotaryEmbedding` of transformers 5.17.0 on `GptOssConfig()`, whose sizes are 20b's: (position, pair, cosine, sine).
+    #[test]
+    fn far_positions_turn_as_in_the_reference() {
+        let expected = [
+            (4096i64, 0, 1.082_632_5, -0.800_729_2),
+            (4096, 17, 1.162_044_5, 0.680_376_9),
+            (65_537, 13, -0.131_946_77, 1.340_093_5),
+            (131_071, 0, -1.101_475, -0.774_605_27),
+            (131_071, 8, 1.345_97, -0.040_312_055),
+            (131_071, 9, -1.088_215_2, 0.793_125_57),
+            (131_071, 17, -0.434_856_24, -1.274_425_5),
+            (131_071, 31, 1.345_516_3, 0.053_350_028),
+        ];
+        let rope = Rope::new(&Config::gpt_oss_20b(), Device::Cpu).unwrap();
+        for (position, pair, cosine, sine) in expected {
+            let rotation = rope.rotation(&Tensor::from_slice(&[position])).unwrap();
+            let found = [&rotation.cos_t1p, &rotation.sin_t1p].map(|values| values.double_value(&[0, 0, pair]));
+            assert!((found[0] - cosine).abs() < 1e-6 && (found[1] - sine).abs() < 1e-6, "{position} {pair}: {found:?}");
+        }
+    }
 }

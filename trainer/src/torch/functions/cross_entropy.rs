@@ -19,7 +19,8 @@ pub struct LogitTerm {
     pub weight_vi: Tensor,
 }
 
-/// Elements of one chunk of logits at most. Large, because each chunk also costs a pass over the gradient of a trained head.
+/// Elements of one chunk of logits at most. Large, because each chunk also costs a pass over the gradient of a trained head, and a pass over
+/// the head at all.
 pub const CHUNK_ELEMENTS: i64 = 96 << 20;
 
 /// Sum over tokens of `weight * (logsumexp(logits) - logits[target])`, in f32; logits are the sum of `terms`.
@@ -32,9 +33,13 @@ pub const CHUNK_ELEMENTS: i64 = 96 << 20;
 /// # Errors
 /// [`crate::Error::Torch`] or [`crate::Error::Shape`] on shapes or types that do not fit, or out of memory.
 pub fn cross_entropy(terms: &[LogitTerm], targets_n: &Tensor, weights_n: &Tensor) -> Result<Tensor> {
+    cross_entropy_in_chunks(terms, targets_n, weights_n, CHUNK_ELEMENTS)
+}
+
+fn cross_entropy_in_chunks(terms: &[LogitTerm], targets_n: &Tensor, weights_n: &Tensor, chunk_elements: i64) -> Result<Tensor> {
     let inputs: Vec<&Tensor> = terms.iter().flat_map(|term| [&term.input_ni, &term.weight_vi]).collect();
     let wanted: Vec<bool> = inputs.iter().map(|tensor| records_graph(&[tensor])).collect();
-    let (loss, gradients) = without_graph(|| loss_and_gradients(terms, targets_n, weights_n, &wanted))?;
+    let (loss, gradients) = without_graph(|| loss_and_gradients(terms, targets_n, weights_n, &wanted, chunk_elements))?;
     Ok(attach(CrossEntropy { gradients }, &inputs, vec![loss])?.remove(0))
 }
 
@@ -43,6 +48,7 @@ fn loss_and_gradients(
     targets_n: &Tensor,
     weights_n: &Tensor,
     wanted: &[bool],
+    chunk_elements: i64,
 ) -> Result<(Tensor, Vec<Option<Tensor>>)> {
     let (vocabulary, _) = dims2("cross_entropy", "weight", &terms[0].weight_vi)?;
     let (tokens, _) = dims2("cross_entropy", "input", &terms[0].input_ni)?;
@@ -55,7 +61,7 @@ fn loss_and_gradients(
         gradients.push(if wanted[1] { Some(zeros(&term.weight_vi.size(), term.weight_vi.kind(), device)?) } else { None });
     }
     let mut losses = Vec::new();
-    let chunk = (CHUNK_ELEMENTS / vocabulary.max(1)).clamp(1, tokens.max(1));
+    let chunk = (chunk_elements / vocabulary.max(1)).clamp(1, tokens.max(1));
     // One buffer for all chunks: fresh pages for each would cost as much as the arithmetic.
     let buffer_nv = empty(&[chunk, vocabulary], terms[0].input_ni.kind(), device)?;
     let mut first = 0;
@@ -200,6 +206,30 @@ mod tests {
                 -(chosen * &weights).sum(None::<Kind>)
             },
         );
+    }
+
+    #[test]
+    fn chunks_change_neither_loss_nor_gradients() {
+        tch::manual_seed(8);
+        let [input, weight] = [[37, 24], [501, 24]].map(|shape| Tensor::randn(shape, (Kind::Float, Device::Cpu)));
+        let targets = Tensor::arange(37, (Kind::Int64, Device::Cpu)) * 13;
+        let weights = Tensor::rand([37], (Kind::Float, Device::Cpu));
+        let run = |chunk_elements| {
+            let (input, weight) = (input.copy().set_requires_grad(true), weight.copy().set_requires_grad(true));
+            let term = LogitTerm { input_ni: input.shallow_clone(), weight_vi: weight.shallow_clone() };
+            let loss = cross_entropy_in_chunks(&[term], &targets, &weights, chunk_elements).unwrap();
+            loss.backward();
+            (loss.double_value(&[]), input.grad(), weight.grad())
+        };
+        let whole = run(i64::MAX);
+        for rows in [1, 5, 36] {
+            let chunked = run(rows * 501);
+            assert!((chunked.0 - whole.0).abs() < 1e-6 * whole.0, "{rows} rows: {} {}", chunked.0, whole.0);
+            for (found, expected) in [(&chunked.1, &whole.1), (&chunked.2, &whole.2)] {
+                let difference = (found - expected).abs().max().double_value(&[]);
+                assert!(difference < 1e-5 * expected.abs().max().double_value(&[]), "{rows} rows: {difference}");
+            }
+        }
     }
 
     #[test]
