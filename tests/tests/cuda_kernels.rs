@@ -10,6 +10,7 @@ use ft_quant::mxfp4::{self, BLOCK_BYTES, BLOCK_ELEMENTS, Rounding, ScaleRule};
 use ft_tests::codec::{Packed, Random, awkward_values, compare_all, compare_pack, packings};
 use ft_tests::nvrtc;
 use ft_tests::program::{built, succeed};
+use ft_tests::training_kernels::{compare_combine, compare_expert_bias, compare_gather, compare_rms_norm, compare_rope, compare_swiglu};
 use half::{bf16, f16};
 
 /// The architectures that ft is meant for: A100, H100 and H200, B200.
@@ -106,6 +107,43 @@ fn kernels_on_the_host_equal_the_cpu() {
         assert!((emulator.launches)() > 100);
         assert_eq!(((emulator.context_depth)(), (emulator.allocations)()), (0, 0), "contexts and memory that were not given back");
     }
+}
+
+/// Runs a comparison on the emulator, which must be left with nothing of it.
+fn on_the_host(compare: impl FnOnce(&Gpu)) {
+    let (emulator, _guard) = emulator();
+    let gpu = emulated_gpu();
+    compare(&gpu);
+    drop(gpu);
+    // SAFETY: these take nothing.
+    let left = unsafe { ((emulator.context_depth)(), (emulator.allocations)()) };
+    assert_eq!(left, (0, 0), "contexts and memory that were not given back");
+}
+
+#[test]
+fn swiglu_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_swiglu);
+}
+
+#[test]
+fn rms_norm_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_rms_norm);
+}
+
+#[test]
+fn rope_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_rope);
+}
+
+#[test]
+fn combine_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_combine);
+    on_the_host(compare_gather);
+}
+
+#[test]
+fn expert_bias_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_expert_bias);
 }
 
 #[test]
