@@ -7,5 +7,6 @@ pub mod device;
 pub mod functions;
 pub mod gpu;
 pub mod host;
+pub mod kernels;
 pub mod mxfp4;
 pub mod ops;

@@ -13,24 +13,31 @@ use crate::codec::Random;
 /// When they differ from the definition by more than the kernel's file says.
 pub fn compare_rms_norm(gpu: &Gpu) {
     let mut random = Random(22);
-    // The last two have several slices and more rows than a grid of one multiprocessor has blocks, and the last has larger slices.
-    for (rows, width) in [(0, 5), (1, 1), (77, 1), (5, 31), (9, 40), (3, 2880), (3, 2883), (150, 17), (16500, 2)] {
+    // The last has several slices, and more rows than a grid of one multiprocessor has blocks.
+    for (rows, width) in [(0, 5), (1, 1), (77, 1), (5, 31), (9, 40), (3, 2880), (3, 2883), (150, 17)] {
         for offset in OFFSETS {
-            compare_norm::<bf16>(gpu, &mut random, rows, width, offset);
-            compare_norm::<f32>(gpu, &mut random, rows, width, offset);
+            for has_nan in [false, true] {
+                compare_norm::<bf16>(gpu, &mut random, [rows, width], has_nan, offset);
+                compare_norm::<f32>(gpu, &mut random, [rows, width], has_nan, offset);
+            }
         }
     }
+    // Slices of more rows than is usual.
+    compare_norm::<f32>(gpu, &mut random, [16500, 2], false, 0);
 }
 
-fn compare_norm<T: Sample>(gpu: &Gpu, random: &mut Random, rows: usize, width: usize, offset: usize) {
+fn compare_norm<T: Sample>(gpu: &Gpu, random: &mut Random, [rows, width]: [usize; 2], has_nan: bool, offset: usize) {
     const EPSILON: f32 = 1e-5;
-    let case = format!("{:?}, {rows} rows of {width}, offset {offset}", T::ELEMENT);
+    let case = format!("{:?}, {rows} rows of {width}, NaN {has_nan}, offset {offset}", T::ELEMENT);
     let (mut hidden, weight) = (numbers::<T>(random, rows * width), numbers::<f32>(random, width));
     let gradient = numbers::<T>(random, rows * width);
     if rows > 2 {
-        // A row of nothing, and one that is no number.
+        // A row of nothing.
         hidden[..width].fill(T::of(0.0));
-        hidden[2 * width - 1] = T::of(f32::NAN);
+    }
+    if let Some(last) = hidden.last_mut().filter(|_| has_nan) {
+        // It reaches its row, and all of the weight's gradient.
+        *last = T::of(f32::NAN);
     }
     let (there_hidden, there_weight) = (OnDevice::new(gpu, &hidden, offset), OnDevice::new(gpu, &weight, offset));
     let reciprocals = OnDevice::room::<f32>(gpu, rows, offset);
