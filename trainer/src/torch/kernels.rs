@@ -465,7 +465,7 @@ mod tests {
         ];
         for (name, shapes, function) in &cases {
             for kind in KINDS {
-                let leaf = |tensor: &Tensor, kind, device| tensor.to_device(device).to_kind(kind).set_requires_grad(true);
+                let leaf = |tensor: &Tensor, kind, device| tensor.to_device(device).to_kind(kind).copy().set_requires_grad(true);
                 let values: Vec<Tensor> = shapes.iter().map(|shape| random(shape, kind, Device::Cpu)).collect();
                 let there: Vec<Tensor> = values.iter().map(|value| leaf(value, kind, device)).collect();
                 let here: Vec<Tensor> = values.iter().map(|value| leaf(value, Kind::Double, Device::Cpu)).collect();
@@ -474,7 +474,8 @@ mod tests {
                 let direction = random(&expected.size(), kind, Device::Cpu);
                 (&found * direction.to_device(device)).sum(Kind::Float).backward();
                 (&expected * direction.to_kind(Kind::Double)).sum(Kind::Double).backward();
-                for (there, here) in there.iter().zip(&here).filter(|(_, here)| here.grad().defined()) {
+                // The angles have none.
+                for (there, here) in there.iter().zip(&here).take(if *name == "rotate" { 1 } else { 2 }) {
                     assert_close(&there.grad(), &here.grad(), kind, &format!("gradient of {name}"));
                 }
             }
