@@ -15,6 +15,10 @@ pub trait Float: Copy + Send + Sync + sealed::Sealed {
     /// The same number in f32, exactly.
     fn to_f32(self) -> f32;
 
+    /// The nearest number of this type, ties to even.
+    #[doc(hidden)]
+    fn rounded(value: f32) -> Self;
+
     /// The same numbers in f32, as many as fit both.
     #[doc(hidden)]
     fn widen_into(values: &[Self], to: &mut [f32]) {
@@ -36,6 +40,10 @@ impl Float for bf16 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    fn rounded(value: f32) -> Self {
+        Self::from_f32(value)
+    }
+
     fn bf16_bits(values: &[Self]) -> Option<&[u16]> {
         Some(values.reinterpret_cast())
     }
@@ -44,6 +52,10 @@ impl Float for bf16 {
 impl Float for f16 {
     fn to_f32(self) -> f32 {
         Self::to_f32(self)
+    }
+
+    fn rounded(value: f32) -> Self {
+        Self::from_f32(value)
     }
 
     fn widen_into(values: &[Self], to: &mut [f32]) {
@@ -55,5 +67,9 @@ impl Float for f16 {
 impl Float for f32 {
     fn to_f32(self) -> f32 {
         self
+    }
+
+    fn rounded(value: f32) -> Self {
+        value
     }
 }

@@ -17,8 +17,23 @@ namespace unpack {
 #include "../../quant/kernels/mxfp4_unpack.cu"
 }
 namespace pack {
-// Both files include the same element functions, here each in a namespace of its own.
+// Files include the same functions, here each in a namespace of its own.
 #include "../../quant/kernels/mxfp4_pack.cu"
+}
+namespace swiglu {
+#include "../../quant/kernels/swiglu.cu"
+}
+namespace rms_norm {
+#include "../../quant/kernels/rms_norm.cu"
+}
+namespace rope {
+#include "../../quant/kernels/rope.cu"
+}
+namespace combine {
+#include "../../quant/kernels/combine.cu"
+}
+namespace expert_bias {
+#include "../../quant/kernels/expert_bias.cu"
 }
 
 // ---- Kernels by name -----------------------------------------------------------------------------------------------------------------
@@ -54,6 +69,27 @@ static const std::map<std::string, Launcher> &kernels() {
         KERNEL(pack, mxfp4_pack_columns_toward_zero),
         KERNEL(pack, mxfp4_pack_columns_search_even),
         KERNEL(pack, mxfp4_pack_columns_search_toward_zero),
+        KERNEL(swiglu, swiglu_bf16),
+        KERNEL(swiglu, swiglu_f32),
+        KERNEL(swiglu, swiglu_backward_bf16),
+        KERNEL(swiglu, swiglu_backward_f32),
+        KERNEL(rms_norm, rms_norm_bf16),
+        KERNEL(rms_norm, rms_norm_f32),
+        KERNEL(rms_norm, rms_norm_backward_bf16),
+        KERNEL(rms_norm, rms_norm_backward_f32),
+        KERNEL(rms_norm, rms_norm_weight_partials_bf16),
+        KERNEL(rms_norm, rms_norm_weight_partials_f32),
+        KERNEL(rms_norm, rms_norm_weight_gradient),
+        KERNEL(rope, rope_bf16),
+        KERNEL(rope, rope_f32),
+        KERNEL(combine, combine_bf16_bf16),
+        KERNEL(combine, combine_bf16_f32),
+        KERNEL(combine, combine_f32_f32),
+        KERNEL(combine, combine_backward_bf16_bf16),
+        KERNEL(combine, combine_backward_bf16_f32),
+        KERNEL(combine, combine_backward_f32_f32),
+        KERNEL(expert_bias, expert_bias_bf16),
+        KERNEL(expert_bias, expert_bias_f32),
     };
     return all;
 }

@@ -237,6 +237,7 @@ inline To same_bits(From from) {
     return to;
 }
 
+inline unsigned int __float_as_uint(float value) { return same_bits<unsigned int>(value); }
 inline float __uint_as_float(unsigned int bits) { return same_bits<float>(bits); }
 inline double __longlong_as_double(long long bits) { return same_bits<double>(bits); }
 inline float __fmaf_rn(float first, float second, float third) { return std::fma(first, second, third); }

@@ -10,3 +10,4 @@ pub mod nvrtc;
 pub mod program;
 pub mod scratch;
 pub mod tensors;
+pub mod training_kernels;

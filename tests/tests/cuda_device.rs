@@ -6,6 +6,7 @@ use ft_quant::cuda::Gpu;
 use ft_quant::mxfp4::{BLOCK_ELEMENTS, ScaleRule};
 use ft_tests::codec::{Packed, Random, awkward_hints, awkward_values, compare_all, compare_pack, compare_unpack, packings};
 use ft_tests::nvrtc;
+use ft_tests::training_kernels::{compare_combine, compare_expert_bias, compare_gather, compare_rms_norm, compare_rope, compare_swiglu};
 
 /// The first device; what is missing is said past the test runner, which hides what passing tests print.
 fn gpu(test: &str) -> Option<Gpu> {
@@ -39,4 +40,40 @@ fn large_matrices_on_the_device_equal_the_cpu() {
         compare_pack(&gpu, &values, 5760, packing, Some(&hints));
     }
     compare_pack(&gpu, &values, 2880, ScaleRule::Hint.into(), None);
+}
+
+#[test]
+fn swiglu_on_the_device_is_what_its_definition_says() {
+    if let Some(gpu) = gpu("swiglu_on_the_device_is_what_its_definition_says") {
+        compare_swiglu(&gpu);
+    }
+}
+
+#[test]
+fn rms_norm_on_the_device_is_what_its_definition_says() {
+    if let Some(gpu) = gpu("rms_norm_on_the_device_is_what_its_definition_says") {
+        compare_rms_norm(&gpu);
+    }
+}
+
+#[test]
+fn rope_on_the_device_is_what_its_definition_says() {
+    if let Some(gpu) = gpu("rope_on_the_device_is_what_its_definition_says") {
+        compare_rope(&gpu);
+    }
+}
+
+#[test]
+fn combine_on_the_device_is_what_its_definition_says() {
+    if let Some(gpu) = gpu("combine_on_the_device_is_what_its_definition_says") {
+        compare_combine(&gpu);
+        compare_gather(&gpu);
+    }
+}
+
+#[test]
+fn expert_bias_on_the_device_is_what_its_definition_says() {
+    if let Some(gpu) = gpu("expert_bias_on_the_device_is_what_its_definition_says") {
+        compare_expert_bias(&gpu);
+    }
 }

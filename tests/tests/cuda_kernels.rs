@@ -5,11 +5,14 @@ use std::ffi::{CString, c_int, c_uint};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use ft_quant::cuda::{Compiler, CudaError, Gpu, KERNELS, KernelSource, Layout, PackedPointers, Target};
+use ft_quant::cuda::{
+    Combine, CombineTypes, Compiler, CudaError, ElementType, ExpertBias, Gpu, KERNELS, KernelSource, Layout, PackedPointers, Swiglu, Target,
+};
 use ft_quant::mxfp4::{self, BLOCK_BYTES, BLOCK_ELEMENTS, Rounding, ScaleRule};
 use ft_tests::codec::{Packed, Random, awkward_values, compare_all, compare_pack, packings};
 use ft_tests::nvrtc;
 use ft_tests::program::{built, succeed};
+use ft_tests::training_kernels::{compare_combine, compare_expert_bias, compare_gather, compare_rms_norm, compare_rope, compare_swiglu};
 use half::{bf16, f16};
 
 /// The architectures that ft is meant for: A100, H100 and H200, B200.
@@ -106,6 +109,80 @@ fn kernels_on_the_host_equal_the_cpu() {
         assert!((emulator.launches)() > 100);
         assert_eq!(((emulator.context_depth)(), (emulator.allocations)()), (0, 0), "contexts and memory that were not given back");
     }
+}
+
+/// Runs a comparison on the emulator, which must be left with nothing of it.
+fn on_the_host(compare: impl FnOnce(&Gpu)) {
+    let (emulator, _guard) = emulator();
+    let gpu = emulated_gpu();
+    compare(&gpu);
+    drop(gpu);
+    // SAFETY: these take nothing.
+    let left = unsafe { ((emulator.context_depth)(), (emulator.allocations)()) };
+    assert_eq!(left, (0, 0), "contexts and memory that were not given back");
+}
+
+#[test]
+fn swiglu_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_swiglu);
+}
+
+#[test]
+fn rms_norm_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_rms_norm);
+}
+
+#[test]
+fn rope_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_rope);
+}
+
+#[test]
+fn combine_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_combine);
+    on_the_host(compare_gather);
+}
+
+#[test]
+fn expert_bias_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_expert_bias);
+}
+
+#[test]
+fn launches_that_no_kernel_takes_are_refused() {
+    let (_, _guard) = emulator();
+    let gpu = emulated_gpu();
+    let misaligned = |argument, alignment| Err(CudaError::Misaligned { argument, alignment });
+    let too_large = |dimension, found| Err(CudaError::TooLarge { dimension, found });
+    let (element, alpha, limit) = (ElementType::Bf16, 1.702, 7.0);
+    let swiglu = |rows, width, gate_up, bias| {
+        // SAFETY: nothing is launched: what comes here is refused, or has no rows.
+        unsafe { gpu.swiglu_on(0, Swiglu { element, rows, width, alpha, limit, gate_up, bias }, 0) }
+    };
+    let bias = |num_experts, bias, ends| Some(ExpertBias { num_experts, bias, ends });
+    assert_eq!(swiglu(1, 8, 1, None), misaligned("gate_up", 2));
+    assert_eq!(swiglu(1, 8, 2, bias(1, 3, 0)), misaligned("bias", 2));
+    assert_eq!(swiglu(1, 8, 2, bias(1, 2, 2)), misaligned("ends", 4));
+    assert_eq!(swiglu(0, 8, 2, bias(0, 3, 3)), Ok(()));
+    assert_eq!(swiglu(1 << 31, 1, 0, None), too_large("rows", 1 << 31));
+    assert_eq!(swiglu(1 << 20, 1 << 15, 0, None), too_large("chunks of all rows", 1 << 32));
+    let of = Combine {
+        types: CombineTypes::Bf16WithF32Weights,
+        num_rows: 0,
+        tokens: 1,
+        active: 1,
+        width: 1,
+        rows: 2,
+        row_of_slot: 4,
+        weights: None,
+    };
+    // SAFETY: as above.
+    let combine = |of, to_rows, to_weights| unsafe { gpu.combine_backward_on(0, of, 2, to_rows, to_weights) };
+    assert_eq!(combine(of, Some(1), None), misaligned("row_gradients", 2));
+    assert_eq!(combine(of, Some(2), Some(2)), misaligned("weight_gradients", 4));
+    assert_eq!(combine(Combine { weights: Some(6), ..of }, None, None), misaligned("weights", 4));
+    assert_eq!(combine(Combine { row_of_slot: 2, ..of }, None, None), misaligned("row_of_slot", 4));
+    assert_eq!(combine(Combine { tokens: 1 << 30, active: 4, ..of }, None, None), too_large("slots", 1 << 32));
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod device;
 pub mod functions;
 pub mod gpu;
 pub mod host;
+pub mod kernels;
 pub mod mxfp4;
 pub mod offload;
 pub mod ops;

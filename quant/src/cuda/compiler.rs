@@ -21,14 +21,28 @@ pub struct KernelSource {
 }
 
 /// What the kernel files include.
-const HEADERS: [(&CStr, &str); 1] = [(c"mxfp4_element.cuh", include_str!("../../kernels/mxfp4_element.cuh"))];
+const HEADERS: [(&CStr, &str); 3] = [
+    (c"mxfp4_element.cuh", include_str!("../../kernels/mxfp4_element.cuh")),
+    (c"floating.cuh", include_str!("../../kernels/floating.cuh")),
+    (c"expert_rows.cuh", include_str!("../../kernels/expert_rows.cuh")),
+];
 
 pub(super) const UNPACK: KernelSource = KernelSource { name: "mxfp4_unpack.cu", text: include_str!("../../kernels/mxfp4_unpack.cu") };
 
 pub(super) const PACK: KernelSource = KernelSource { name: "mxfp4_pack.cu", text: include_str!("../../kernels/mxfp4_pack.cu") };
 
+pub(super) const SWIGLU: KernelSource = KernelSource { name: "swiglu.cu", text: include_str!("../../kernels/swiglu.cu") };
+
+pub(super) const RMS_NORM: KernelSource = KernelSource { name: "rms_norm.cu", text: include_str!("../../kernels/rms_norm.cu") };
+
+pub(super) const ROPE: KernelSource = KernelSource { name: "rope.cu", text: include_str!("../../kernels/rope.cu") };
+
+pub(super) const COMBINE: KernelSource = KernelSource { name: "combine.cu", text: include_str!("../../kernels/combine.cu") };
+
+pub(super) const EXPERT_BIAS: KernelSource = KernelSource { name: "expert_bias.cu", text: include_str!("../../kernels/expert_bias.cu") };
+
 /// Every kernel file.
-pub const KERNELS: [KernelSource; 2] = [UNPACK, PACK];
+pub const KERNELS: [KernelSource; 7] = [UNPACK, PACK, SWIGLU, RMS_NORM, ROPE, COMBINE, EXPERT_BIAS];
 
 /// How all of them are compiled. Nothing is flushed or fused, whatever NVRTC's defaults become; the last one has registers and spills of
 /// every kernel written to the log.

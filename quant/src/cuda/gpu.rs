@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::compiler::{Compiler, KernelSource, PACK, Target, UNPACK};
+use super::compiler::{self, Compiler, KernelSource, Target};
 use super::driver::{Context, Event, Memory, Module, Stream};
 use super::error::{CudaError, Unavailable};
 
@@ -13,8 +13,7 @@ use super::error::{CudaError, Unavailable};
 /// It uses the primary context of the device, the one that libtorch uses, so that addresses may be handed back and forth.
 pub struct Gpu {
     compiler: Compiler,
-    pub(super) unpack_module: LazyModule,
-    pub(super) pack_module: LazyModule,
+    pub(super) modules: Modules,
     /// Device memory of the calls that take host slices, which take turns by it.
     pub(super) workspace: Mutex<Workspace>,
     pub(super) stream: Stream,
@@ -47,14 +46,7 @@ impl Gpu {
             CudaError::Driver { call, source } => Unavailable::Driver { call, source },
             _ => Unavailable::NoDriver,
         })?;
-        Ok(Self {
-            compiler,
-            unpack_module: LazyModule::new(UNPACK),
-            pack_module: LazyModule::new(PACK),
-            workspace: Mutex::default(),
-            stream,
-            context,
-        })
+        Ok(Self { compiler, modules: Modules::new(), workspace: Mutex::default(), stream, context })
     }
 
     /// The name that the driver has for the device.
@@ -193,6 +185,31 @@ pub(super) struct LazyModule {
 impl LazyModule {
     fn new(source: KernelSource) -> Self {
         Self { source, module: Mutex::default() }
+    }
+}
+
+/// The modules of all kernel files.
+pub(super) struct Modules {
+    pub(super) unpack: LazyModule,
+    pub(super) pack: LazyModule,
+    pub(super) swiglu: LazyModule,
+    pub(super) rms_norm: LazyModule,
+    pub(super) rope: LazyModule,
+    pub(super) combine: LazyModule,
+    pub(super) expert_bias: LazyModule,
+}
+
+impl Modules {
+    fn new() -> Self {
+        Self {
+            unpack: LazyModule::new(compiler::UNPACK),
+            pack: LazyModule::new(compiler::PACK),
+            swiglu: LazyModule::new(compiler::SWIGLU),
+            rms_norm: LazyModule::new(compiler::RMS_NORM),
+            rope: LazyModule::new(compiler::ROPE),
+            combine: LazyModule::new(compiler::COMBINE),
+            expert_bias: LazyModule::new(compiler::EXPERT_BIAS),
+        }
     }
 }
 

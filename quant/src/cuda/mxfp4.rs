@@ -4,13 +4,9 @@
 
 mod host;
 
-use std::ffi::{CStr, c_void};
-
-use cudarc::driver::sys::CUstream;
-
-use super::driver::Module;
 use super::error::CudaError;
 use super::gpu::Gpu;
+use super::launch::{Arguments, THREADS, check_aligned, grid};
 use crate::error::Error;
 use crate::mxfp4::{Packing, Rounding, ScaleRule};
 
@@ -18,12 +14,8 @@ use crate::mxfp4::{Packing, Rounding, ScaleRule};
 pub const STATUS_BYTES: usize = 16;
 
 /// What a thread block does at a time, by the kernels' files.
-const THREADS: u64 = 256;
 const TILE_OUTPUTS: u32 = 64;
 const TILE_BLOCKS: u32 = 8;
-
-/// Thread blocks for each multiprocessor: some times what runs at once, so that none has to wait long for the last.
-const BLOCKS_PER_MULTIPROCESSOR: u64 = 32;
 
 /// How values and blocks lie on the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +74,7 @@ impl Gpu {
     pub unsafe fn unpack_on(&self, stream: u64, layout: Layout, packed: PackedPointers, values: u64, status: u64) -> Result<(), CudaError> {
         check_aligned("blocks", packed.blocks, 16)?;
         check_aligned("values", values, 16)?;
-        let module = self.module(&self.unpack_module)?;
+        let module = self.module(&self.modules.unpack)?;
         let mut arguments = Arguments::new();
         arguments.addresses([packed.blocks, packed.scales, values]);
         let name = if matches!(layout, Layout::Rows { .. }) { c"mxfp4_unpack_rows_bf16" } else { c"mxfp4_unpack_columns_bf16" };
@@ -118,7 +110,7 @@ impl Gpu {
     ) -> Result<(), CudaError> {
         check_aligned("values", values, 16)?;
         check_aligned("blocks", packed.blocks, 16)?;
-        let module = self.module(&self.pack_module)?;
+        let module = self.module(&self.modules.pack)?;
         let hints = hints.filter(|_| packing.rule == ScaleRule::Hint);
         // What a rule adds to the bits of the largest magnitude, and whether it looks for the smallest error from there.
         let (round_up, searches) = match packing.rule {
@@ -179,32 +171,7 @@ fn refused(word: u64) -> Option<(usize, u8)> {
     (word != u64::MAX).then(|| (usize::try_from(word >> 8).unwrap_or(usize::MAX), byte))
 }
 
-fn check_aligned(argument: &'static str, address: u64, alignment: u64) -> Result<(), CudaError> {
-    if address.is_multiple_of(alignment) { Ok(()) } else { Err(CudaError::Misaligned { argument, alignment }) }
-}
-
-/// A parameter of a kernel.
-enum Argument {
-    Number(u32),
-    Wide(u64),
-}
-
-/// The parameters of a launch, in their order.
-struct Arguments(Vec<Argument>);
-
 impl Arguments {
-    fn new() -> Self {
-        Self(Vec::with_capacity(9))
-    }
-
-    fn addresses<const N: usize>(&mut self, addresses: [u64; N]) {
-        self.0.extend(addresses.map(Argument::Wide));
-    }
-
-    fn number(&mut self, number: u32) {
-        self.0.push(Argument::Number(number));
-    }
-
     /// Adds the dims of a layout, and gives how many thread blocks it takes.
     fn layout(&mut self, layout: Layout, multiprocessors: u32) -> Result<u32, CudaError> {
         let work = match layout {
@@ -226,26 +193,7 @@ impl Arguments {
                 tiles
             }
         };
-        let most = u64::from(multiprocessors.max(1)) * BLOCKS_PER_MULTIPROCESSOR;
-        Ok(u32::try_from(work.min(most)).unwrap_or(u32::MAX))
-    }
-
-    /// # Safety
-    /// As [`Module::launch`]: the parameters are those of the kernel.
-    unsafe fn launch(mut self, module: &Module, name: &CStr, num_blocks: u32, stream: u64) -> Result<(), CudaError> {
-        if num_blocks == 0 {
-            return Ok(());
-        }
-        let pointer = |argument: &mut Argument| -> *mut c_void {
-            match argument {
-                Argument::Number(number) => std::ptr::from_mut(number).cast(),
-                Argument::Wide(wide) => std::ptr::from_mut(wide).cast(),
-            }
-        };
-        let mut pointers: Vec<*mut c_void> = self.0.iter_mut().map(pointer).collect();
-        let stream: CUstream = std::ptr::with_exposed_provenance_mut(stream as usize);
-        // SAFETY: each pointer is to a value of the parameter's size; the driver copies them during the call. The rest is as the caller says.
-        unsafe { module.launch(name, num_blocks, stream, &mut pointers) }
+        Ok(grid(work, multiprocessors))
     }
 }
 
@@ -278,9 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_are_checked() {
-        assert_eq!(check_aligned("blocks", 4096, 16), Ok(()));
-        assert_eq!(check_aligned("blocks", 4104, 16), Err(CudaError::Misaligned { argument: "blocks", alignment: 16 }));
+    fn a_layout_has_its_blocks() {
         assert_eq!(Layout::Columns { num_experts: 2, outputs: 3, row_blocks: 5 }.num_blocks(), 30);
     }
 }

@@ -8,7 +8,8 @@ use ft_formats::checkpoint::Config;
 use tch::{Device, Kind, TchError, Tensor};
 
 use crate::error::Result;
-use crate::torch::ops::{Named, add, cast, concatenate, mul, narrow, sub};
+use crate::torch::functions::rotate;
+use crate::torch::ops::Named;
 
 /// The frequencies of the rotation.
 #[derive(Debug)]
@@ -92,12 +93,7 @@ impl Rotation {
     /// # Errors
     /// [`crate::Error::Torch`] on shapes that do not fit.
     pub fn apply(&self, heads_thk: &Tensor) -> Result<Tensor> {
-        let half = heads_thk.size().last().copied().unwrap_or(0) / 2;
-        let first = cast(&narrow(heads_thk, -1, 0, half)?, Kind::Float)?;
-        let second = cast(&narrow(heads_thk, -1, half, half)?, Kind::Float)?;
-        let rotated_first = sub(&mul(&first, &self.cos_t1p)?, &mul(&second, &self.sin_t1p)?)?;
-        let rotated_second = add(&mul(&second, &self.cos_t1p)?, &mul(&first, &self.sin_t1p)?)?;
-        cast(&concatenate(&[&rotated_first, &rotated_second], -1)?, heads_thk.kind())
+        rotate(heads_thk, &self.cos_t1p, &self.sin_t1p)
     }
 }
 

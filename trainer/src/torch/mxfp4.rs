@@ -2,12 +2,12 @@
 //!
 //! Letters: e experts, s blocks of a row, out outputs.
 
-use ft_quant::cuda::{CudaError, Gpu, Layout, PackedPointers};
+use ft_quant::cuda::{Gpu, Layout, PackedPointers};
 use ft_quant::mxfp4::{self, BLOCK_BYTES, BLOCK_ELEMENTS, Packing};
 use half::bf16;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::gpu::{current_stream, gpu};
+use super::gpu::{InOperation, address, check_tensor, gpu, shape_error, stream};
 use super::host::{elements, elements_mut, unpack_blocks};
 use super::ops::{self, Named};
 use crate::error::{Error, Result};
@@ -182,33 +182,6 @@ impl Dims {
     }
 }
 
-fn shape_error(operation: &'static str, tensor: &'static str, expected: &'static str, found: &Tensor) -> Error {
-    Error::Shape { operation, tensor, expected, found: found.size() }
-}
-
-fn check_tensor(
-    operation: &'static str,
-    name: &'static str,
-    expected: &'static str,
-    tensor: &Tensor,
-    shape: &[i64],
-    kind: Kind,
-    device: Device,
-) -> Result<()> {
-    if tensor.size() != shape {
-        return Err(shape_error(operation, name, expected, tensor));
-    }
-    if tensor.kind() == kind && tensor.device() == device && tensor.is_contiguous() {
-        return Ok(());
-    }
-    let found = format!("`{name}` is {:?} on {:?}, expected contiguous {kind:?} on {device:?}", tensor.kind(), tensor.device());
-    Err(TchError::Torch(found)).named(operation, &[tensor])
-}
-
-fn stream(operation: &'static str, ordinal: usize) -> Result<u64> {
-    current_stream(ordinal).ok_or_else(|| TchError::Torch(format!("libtorch has no CUDA device {ordinal}"))).named(operation, &[])
-}
-
 /// Two words of ones for the kernels to report to.
 fn new_status(operation: &'static str, device: Device) -> Result<Tensor> {
     Tensor::f_full([2], -1, (Kind::Int64, device)).named(operation, &[])
@@ -217,10 +190,6 @@ fn new_status(operation: &'static str, device: Device) -> Result<Tensor> {
 fn read(status: &Tensor) -> Result<[u64; 2]> {
     let words = ops::to_i64_vec(status)?;
     Ok([words[0].cast_unsigned(), words[1].cast_unsigned()])
-}
-
-fn address(tensor: &Tensor) -> u64 {
-    tensor.data_ptr().addr() as u64
 }
 
 fn packed(blocks: &Tensor, scales: &Tensor) -> PackedPointers {
@@ -238,19 +207,9 @@ fn bytes_mut(tensor: &mut Tensor) -> &mut [u8] {
     if tensor.numel() == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) } }
 }
 
-/// Names the operation that was refused.
-trait InOperation<T> {
-    fn in_operation(self, operation: &'static str) -> Result<T>;
-}
-
-impl<T, E: Into<CudaError>> InOperation<T> for Result<T, E> {
-    fn in_operation(self, operation: &'static str) -> Result<T> {
-        self.map_err(|source| Error::Codec { operation, source: source.into() })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use ft_quant::cuda::CudaError;
     use ft_quant::mxfp4::ScaleRule;
 
     use super::*;

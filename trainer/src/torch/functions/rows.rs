@@ -9,7 +9,8 @@ use super::Groups;
 use crate::error::Result;
 use crate::torch::autograd::{Function, attach};
 use crate::torch::host::{Element, TokenRows, combine_rows, elements, elements_mut, is_host, spread_rows};
-use crate::torch::ops::{Named, contiguous, dims2, empty, from_slice, index_select, to_i64_vec, without_graph};
+use crate::torch::kernels;
+use crate::torch::ops::{Named, contiguous, dims2, empty, from_slice, index_select, reshape, to_i64_vec, without_graph};
 
 /// The rows of a batch. They stay in token order within an expert, on every device.
 #[derive(Debug)]
@@ -140,7 +141,15 @@ impl Rows {
                 return Ok(hidden_td);
             }
         }
+        if kernels::can_take(&[rows_rd]) && weights_ta.is_none_or(|weights_ta| kernels::can_take(&[weights_ta])) {
+            return kernels::combine(rows_rd, &self.rows_of_tokens()?, weights_ta);
+        }
         self.sum_by_operators(rows_rd, weights_ta).named("combine", &[rows_rd])
+    }
+
+    /// Row of each slot, i32 [t, a].
+    fn rows_of_tokens(&self) -> Result<Tensor> {
+        reshape(&self.row_of_slot, &[-1, self.num_active])
     }
 
     fn sum_by_operators(&self, rows_rd: &Tensor, weights_ta: Option<&Tensor>) -> Result<Tensor, TchError> {
@@ -175,6 +184,12 @@ impl Rows {
             if let Some(done) = kernel {
                 done.named("combine backward", &[rows_rd])?;
                 return Ok(gradients);
+            }
+        }
+        if kernels::can_take(&[rows_rd, weights_ta, &gradient_td]) {
+            let gradients = kernels::combine_backward(rows_rd, &self.rows_of_tokens()?, Some(weights_ta), &gradient_td, (true, true))?;
+            if let (Some(row_gradient), Some(weight_gradient)) = gradients {
+                return Ok([row_gradient, weight_gradient]);
             }
         }
         self.spread_by_operators(rows_rd, weights_ta, &gradient_td).named("combine backward", &[rows_rd])

@@ -8,6 +8,7 @@ use tch::{Kind, Tensor};
 use crate::error::Result;
 use crate::torch::autograd::{Function, attach};
 use crate::torch::host::{Element, elements, elements_mut, is_host, swiglu_backward_rows, swiglu_rows};
+use crate::torch::kernels;
 use crate::torch::ops::{Named, cast, contiguous, dims2, empty, without_graph};
 
 /// The two constants of the activation.
@@ -36,13 +37,16 @@ impl SwigluLimits {
 /// `gate_up_rf` [r, 2f], even columns the gate, odd columns the linear half; gives [r, f] in the same type.
 ///
 /// # Errors
-/// [`crate::Error::Torch`] when the width is odd.
+/// [`crate::Error::Torch`] or [`crate::Error::Shape`] when the width is odd.
 ///
 /// Source: openai/gpt-oss `gpt_oss/torch/model.py`, function `swiglu`.
 pub fn swiglu(gate_up_rf: &Tensor, limits: SwigluLimits) -> Result<Tensor> {
     let output = without_graph(|| {
         if let Some(output) = on_host(gate_up_rf, limits)? {
             return Ok(output);
+        }
+        if kernels::can_take(&[gate_up_rf]) {
+            return kernels::swiglu(gate_up_rf, None, limits.alpha_f32(), limits.limit_f32());
         }
         let (gate, up) = halves(gate_up_rf)?;
         let parts = Parts::new(&gate, &up, limits).named("swiglu", &[gate_up_rf])?;
@@ -119,7 +123,12 @@ impl Function for Swiglu {
         if let Some(result) = backward_on_host(&self.gate_up_rf, gradient, self.limits)? {
             return Ok(vec![Some(result)]);
         }
-        let gradient = cast(gradient, Kind::Float)?;
+        let gradient = contiguous(gradient)?;
+        if kernels::can_take(&[&self.gate_up_rf, &gradient]) {
+            let (alpha, limit) = (self.limits.alpha_f32(), self.limits.limit_f32());
+            return Ok(vec![Some(kernels::swiglu_backward(&self.gate_up_rf, None, &gradient, alpha, limit)?)]);
+        }
+        let gradient = cast(&gradient, Kind::Float)?;
         let (gate, up) = halves(&self.gate_up_rf)?;
         let SwigluLimits { alpha, limit } = self.limits;
         let gradients = || -> Result<Tensor, tch::TchError> {

@@ -6,6 +6,7 @@ use super::groups::{Groups, Occupied};
 use super::has_fast_strides;
 use crate::error::Result;
 use crate::torch::autograd::{Function, attach};
+use crate::torch::kernels::{self, BiasByExpert};
 use crate::torch::ops::{Named, dims2, dims3, without_graph};
 
 /// `input[rows of e] @ weight[e] + bias[e]` for every expert e.
@@ -90,6 +91,10 @@ fn product_on_device(input_ri: &Tensor, weight_eio: &Tensor, bias_eo: Option<&Te
 /// Adds to each row the bias of its expert, in place.
 pub(super) fn add_bias(mut output_ro: Tensor, bias_eo: Option<&Tensor>, groups: &Groups) -> Result<Tensor> {
     let Some(bias_eo) = bias_eo else { return Ok(output_ro) };
+    if kernels::can_take(&[&output_ro, bias_eo]) {
+        kernels::add_expert_bias(&mut output_ro, BiasByExpert { bias_eo, ends_e: &groups.ends(bias_eo.device())? })?;
+        return Ok(output_ro);
+    }
     let group_of_row = groups.group_of_row(output_ro.device())?;
     bias_eo.f_index_select(0, &group_of_row).and_then(|bias_ro| output_ro.f_add_(&bias_ro)).named("grouped_matmul", &[bias_eo])
 }
