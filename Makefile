@@ -4,6 +4,8 @@
 # make lint         formatting and clippy
 # make bench        a training step of ft against one of transformers + PEFT, requantizing against copies, numpy, torch and ggml,
 #                   and exporting against llama.cpp's converter
+# make bench-gpu    on a machine with an NVIDIA GPU: speed and memory of training gpt-oss-20b and 120b against the bars, transformers + PEFT
+#                   and the kernels' own measure; STAGES=20b,peer chooses
 
 CARGO ?= cargo
 PREFIX ?= $(or $(CARGO_HOME),$(HOME)/.cargo)
@@ -13,7 +15,7 @@ MODEL := models/nano
 RUN := runs/quickstart
 QUESTION := How do I reverse a string in Python?
 
-.PHONY: build setup quickstart test peers lint bench install
+.PHONY: build setup quickstart test peers lint bench bench-gpu install
 
 build: setup
 	$(CARGO) build --release --locked
@@ -44,6 +46,9 @@ bench: peers build
 	.venv/bin/python bench/train_step.py $(FT)
 	.venv/bin/python bench/quantize.py $(FT) $(TARGET)/release/examples
 	.venv/bin/python bench/export.py $(FT)
+
+bench-gpu: peers build
+	.venv/bin/python bench/gpu/run.py $(FT) $(if $(STAGES),--stages $(STAGES))
 
 install: build
 	@sh scripts/install.sh "$(FT)" "$(PREFIX)"

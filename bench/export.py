@@ -16,18 +16,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import drop_caches, move, seconds
+from measure import drop_caches, move, peak_bytes, seconds
 
 CONVERTER = Path(__file__).parent.parent / "third_party/llama.cpp/convert_hf_to_gguf.py"
-
-
-def peak_bytes(command):
-    """Runs `command`, and says how much memory it had at most."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status != 0:
-        sys.exit(f"{command} failed")
-    return usage.ru_maxrss * 1024
 
 
 def synced(command, target):

@@ -1,8 +1,9 @@
-"""What the comparisons share: the clock, cold files, and moving bytes without converting them."""
+"""What the comparisons share: the clock, peak memory, cold files, and moving bytes without converting them."""
 
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +14,19 @@ def seconds(work):
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def peak_bytes(command):
+    """Runs `command`, and says how much memory it had at most; what it said is shown where it fails."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            said.seek(0)
+            sys.stderr.buffer.write(said.read())
+            sys.exit(f"{' '.join(map(str, command))} failed")
+    return usage.ru_maxrss * 1024
 
 
 def drop_caches():

@@ -1,10 +1,14 @@
 """A LoRA training step on the CPU: ft against transformers + PEFT, on one model and the same batches, in bf16.
 
-    train_step.py FT [--rounds N] [--steps N]
+    train_step.py FT [--cases half,all] [--experts-storage bf16|mxfp4] [--rounds N] [--steps N] [--json]
 
-Runs take turns, so that a busy moment of the machine hits both; the first step of each run is warm-up and does not count. Prints the
-median step of each and their ratio. The peer runs as its users run it: padded batches, its fastest expert implementation that
-trains, logits for every token.
+Cases: `half`, conversations of which half the tokens are trained, and `all`, a short question and a long answer: all are trained but the
+question and the system message. With `--experts-storage mxfp4` ft trains on the packed experts, and the peer on the bf16 that they unpack to.
+
+Runs take turns, so that a busy moment of the machine hits both; the first step of each run is warm-up and does not count. Prints, for each
+case, the median step of each, their ratio, the peak memory of each process, and the losses of the first and the last step, which say
+whether both do the same. The peer runs as its users run it: batches of conversations of similar lengths, padded to the longest, its fastest expert
+implementation that trains, logits for every token. ft gets the same batches, and computes logits where a token is trained.
 """
 
 import argparse
@@ -18,6 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from measure import peak_bytes
+
 BATCH_SEQUENCES = 4
 SIZES = dict(
     hidden_size=512,
@@ -29,10 +35,13 @@ SIZES = dict(
     num_local_experts=16,
     num_experts_per_tok=4,
 )
+# Words of the user and of the assistant, at least and at most. A word is a token; the system message and the markup are about 57.
+CASES = {"half": ((89, 99), (141, 151)), "all": ((2, 2), (215, 235))}
+WORDS = "the loop reads each line then checks whether value matches pattern before it writes result back into file".split()
 RECIPE = """
 [model]
-path = "{work}/model"
-experts = "bf16"
+path = "{model}"
+experts = "{storage}"
 
 [dataset]
 train = ["{work}/train.jsonl"]
@@ -73,51 +82,76 @@ name = "{name}"
 """
 
 
-def prepare(ft, work, steps):
-    """The model, conversations of about 250 tokens, and their ids as both sides will see them."""
-    sets = [item for key, value in SIZES.items() for item in ("--set", f"{key}={value}")]
-    subprocess.run([ft, "init", work / "model", "--preset", "nano", "--experts", "bf16", *sets], check=True)
-    words = "the loop reads each line then checks whether value matches pattern before it writes result back into file".split()
+def quietly(*command):
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def make_models(ft, work, storage):
+    """One random model as ft reads it and as the peer does: the same directory, or the packed one and what it unpacks to."""
+    settings = [part for key, value in SIZES.items() for part in ("--set", f"{key}={value}")]
+    plain, packed = work / "plain", work / "packed"
+    if storage == "bf16":
+        quietly(ft, "init", plain, "--preset", "nano", "--experts", "bf16", *settings)
+        return plain, plain
+    quietly(ft, "init", packed, "--preset", "nano", "--experts", "mxfp4", *settings)
+    quietly(ft, "quantize", packed, plain, "--to", "bf16")
+    return packed, plain
+
+
+def make_conversations(ft, work, case, steps):
+    """Writes the conversations, and their ids as both sides will see them; returns the fraction of the tokens that are trained."""
     source = random.Random(7)
+    user, assistant = CASES[case]
+
+    def say(least, most):
+        return " ".join(source.choice(WORDS) for _ in range(source.randint(least, most)))
+
     with open(work / "train.jsonl", "w") as file:
         for _ in range(steps * BATCH_SEQUENCES):
-            text = " ".join(source.choice(words) for _ in range(source.randint(215, 235)))
-            messages = [{"role": "user", "content": "Go on."}, {"role": "assistant", "content": text}]
+            messages = [{"role": "user", "content": say(*user)}, {"role": "assistant", "content": say(*assistant)}]
             file.write(json.dumps({"messages": messages}) + "\n")
-    rendered = subprocess.run(
-        [ft, "render", work / "train.jsonl", "--tokens", "--training", "--json"], check=True, capture_output=True
-    ).stdout
+    command = [ft, "render", work / "train.jsonl", "--tokens", "--training", "--json"]
+    rendered = subprocess.run(command, check=True, capture_output=True).stdout
     (work / "rendered.json").write_bytes(rendered)
+    weights = [weight for each in json.loads(rendered)["conversations"] for weight in each["weights"]]
+    return sum(weight > 0 for weight in weights) / len(weights)
 
 
-def ft_steps(ft, work, name, steps, checkpoint):
+def write_recipe(work, model, storage, name, steps, checkpoint):
     recipe = work / "recipe.toml"
     recipe.write_text(
-        RECIPE.format(work=work, name=name, steps=steps, batch_sequences=BATCH_SEQUENCES, checkpoint=str(checkpoint).lower())
+        RECIPE.format(
+            work=work, model=model, storage=storage, name=name, steps=steps,
+            batch_sequences=BATCH_SEQUENCES, checkpoint=str(checkpoint).lower(),
+        )
     )
-    subprocess.run([ft, "train", recipe], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return recipe
+
+
+def ft_run(ft, work, model, storage, steps, checkpoint, name):
+    """Trains with ft: the seconds and the loss of each step, and the most memory that it had."""
+    peak = peak_bytes([ft, "train", write_recipe(work, model, storage, name, steps, checkpoint)])
     lines = [json.loads(line) for line in (work / "runs" / name / "metrics.jsonl").read_text().splitlines()]
     lines = [line for line in lines if "step_seconds" in line]
-    return [line["step_seconds"] for line in lines], [line["loss"] for line in lines]
+    return {"seconds": [line["step_seconds"] for line in lines], "losses": [line["loss"] for line in lines], "peak_bytes": peak}
 
 
-def peer_steps(work, steps, checkpoint, experts):
-    command = [sys.executable, __file__, "--peer", str(work), "--steps", str(steps), "--experts", experts]
-    command += ["--checkpoint-activations"] if checkpoint else []
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = json.loads(said.splitlines()[-1])
-    return found["seconds"], found["losses"]
+def peer_run(work, model, steps, checkpoint, experts):
+    """The same of a process of the peer."""
+    command = [sys.executable, __file__, "--peer", work, "--model", model, "--steps", str(steps), "--experts", experts]
+    peak = peak_bytes(command + (["--checkpoint-activations"] if checkpoint else []))
+    return json.loads((work / "peer.json").read_text()) | {"peak_bytes": peak}
 
 
-def run_peer(work, steps, checkpoint, experts):
-    """Trains with transformers and PEFT; prints the seconds and the loss of each step."""
+def peer_model(model, checkpoint, experts, **loading):
+    """The peer's model with its LoRA, ready to train; `loading` goes to `from_pretrained`."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import GptOssForCausalLM
 
     torch.manual_seed(1)
     model = GptOssForCausalLM.from_pretrained(
-        work / "model", dtype=torch.bfloat16, attn_implementation="eager", experts_implementation=experts
+        model, dtype=torch.bfloat16, attn_implementation="eager", experts_implementation=experts, **loading
     )
     config = LoraConfig(
         r=16,
@@ -130,78 +164,115 @@ def run_peer(work, steps, checkpoint, experts):
     if checkpoint:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
+    return model.train()
+
+
+def padded(conversations):
+    """A batch as the peer takes it: ids, labels and mask, all as long as the longest."""
+    import torch
+
+    length = max(len(each["ids"]) for each in conversations)
+    ids = torch.full((len(conversations), length), 199999)
+    labels = torch.full((len(conversations), length), -100)
+    mask = torch.zeros((len(conversations), length), dtype=torch.long)
+    for row, each in enumerate(conversations):
+        tokens = torch.tensor(each["ids"])
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+        labels[row, : len(tokens)] = torch.where(torch.tensor(each["weights"]) > 0, tokens, -100)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def train_peer(work, model, steps, checkpoint, experts):
+    """Trains with transformers and PEFT; writes the seconds and the loss of each step."""
+    import torch
+
+    model = peer_model(model, checkpoint, experts)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=2e-4, weight_decay=0.0)
     conversations = json.loads((work / "rendered.json").read_text())["conversations"]
-    seconds, losses = [], []
+    found = {"seconds": [], "losses": []}
     for step in range(steps):
         start = time.perf_counter()
-        batch = conversations[step * BATCH_SEQUENCES : (step + 1) * BATCH_SEQUENCES]
-        length = max(len(each["ids"]) for each in batch)
-        ids = torch.full((len(batch), length), 199999)
-        labels = torch.full((len(batch), length), -100)
-        mask = torch.zeros((len(batch), length), dtype=torch.long)
-        for row, each in enumerate(batch):
-            tokens = torch.tensor(each["ids"])
-            ids[row, : len(tokens)] = tokens
-            mask[row, : len(tokens)] = 1
-            labels[row, : len(tokens)] = torch.where(torch.tensor(each["weights"]) > 0, tokens, -100)
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False).loss
+        batch = padded(conversations[step * BATCH_SEQUENCES : (step + 1) * BATCH_SEQUENCES])
+        loss = model(**batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
-        seconds.append(time.perf_counter() - start)
-    print(json.dumps({"seconds": seconds, "losses": losses}))
+        found["losses"].append(loss.item())
+        found["seconds"].append(time.perf_counter() - start)
+    (work / "peer.json").write_text(json.dumps(found))
+
+
+def fastest_experts(work, model, checkpoint):
+    """Whichever of the peer's expert implementations trains fastest here."""
+    return min(("grouped_mm", "eager"), key=lambda experts: min(peer_run(work, model, 2, checkpoint, experts)["seconds"]))
+
+
+def compare(ft, work, models, storage, case):
+    """A line of the table: rounds of both in turn."""
+    steps, checkpoint = arguments.steps, arguments.checkpoint_activations
+    trained = make_conversations(ft, work, case, steps)
+    experts = arguments.experts or fastest_experts(work, models[1], checkpoint)
+    ours, theirs = [], []
+    for index in range(arguments.rounds):
+        ours.append(ft_run(ft, work, models[0], storage, steps, checkpoint, f"{case}-{index}"))
+        theirs.append(peer_run(work, models[1], steps, checkpoint, experts))
+        print(f"{case}, round {index + 1}: ft {ours[-1]['seconds']}, peer {theirs[-1]['seconds']}", file=sys.stderr, flush=True)
+    line = {"case": case, "trained_fraction": trained, "peer_experts": experts}
+    for name, runs in (("ft", ours), ("peer", theirs)):
+        line[name] = {
+            "step_seconds": statistics.median(second for run in runs for second in run["seconds"][1:]),
+            "peak_bytes": max(run["peak_bytes"] for run in runs),
+            "first_loss": runs[0]["losses"][0],
+            "last_loss": runs[0]["losses"][-1],
+        }
+    return line | {"ratio": line["peer"]["step_seconds"] / line["ft"]["step_seconds"]}
+
+
+def table(lines):
+    yield "| case | tokens trained | ft s/step | peer s/step | ratio | ft peak MB | peer peak MB | ft losses | peer losses | peer's experts |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    for line in lines:
+        ours, theirs = line["ft"], line["peer"]
+        cells = [line["case"], f"{line['trained_fraction']:.0%}"]
+        cells += [f"{ours['step_seconds']:.2f}", f"{theirs['step_seconds']:.2f}", f"{line['ratio']:.2f}"]
+        cells += [f"{side['peak_bytes'] / 1e6:.0f}" for side in (ours, theirs)]
+        cells += [f"{side['first_loss']:.3f} to {side['last_loss']:.3f}" for side in (ours, theirs)]
+        yield "| " + " | ".join([*cells, line["peer_experts"]]) + " |"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ft, storage = arguments.ft.resolve(), arguments.experts_storage
+    with tempfile.TemporaryDirectory(prefix="ft-bench-") as folder:
+        models = make_models(ft, Path(folder), storage)
+        lines = [compare(ft, Path(folder), models, storage, case) for case in arguments.cases.split(",")]
+    checkpoint = "on" if arguments.checkpoint_activations else "off"
+    if arguments.json:
+        settings = {"cores": os.cpu_count(), "dtype": "bf16", "experts_storage": storage, "checkpoint_activations": checkpoint == "on"}
+        print(json.dumps({"version": 1, **settings, "rounds": arguments.rounds, "steps": arguments.steps, "cases": lines}))
+        return
+    print(f"training step on {os.cpu_count()} cores, bf16, experts in {storage}, checkpointed activations {checkpoint}; peer: transformers + PEFT")
+    print("\n".join(table(lines)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("ft", nargs="?", type=Path, default=Path("target/release/ft"))
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--experts-storage", choices=["bf16", "mxfp4"], default="bf16", help="how ft's model holds its experts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--checkpoint-activations", action="store_true")
     parser.add_argument("--experts", choices=["grouped_mm", "batched_mm", "eager"], help="the peer's expert implementation")
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--peer", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--model", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if unknown := set(arguments.cases.split(",")) - CASES.keys():
+        parser.error(f"no such case: {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
     if arguments.peer:
-        run_peer(arguments.peer, arguments.steps, arguments.checkpoint_activations, arguments.experts)
-        return
-
-    ft, steps, checkpoint = arguments.ft.resolve(), arguments.steps, arguments.checkpoint_activations
-    with tempfile.TemporaryDirectory(prefix="ft-bench-") as folder:
-        work = Path(folder)
-        prepare(ft, work, steps)
-        experts = arguments.experts or fastest_experts(work, checkpoint)
-        ours, theirs = [], []
-        for index in range(arguments.rounds):
-            seconds, our_losses = ft_steps(ft, work, f"round-{index}", steps, checkpoint)
-            ours += seconds[1:]
-            seconds, their_losses = peer_steps(work, steps, checkpoint, experts)
-            theirs += seconds[1:]
-            print(
-                f"round {index + 1}: ft {statistics.median(ours):.2f} s, "
-                f"transformers + PEFT ({experts}) {statistics.median(theirs):.2f} s; "
-                f"first losses {our_losses[0]:.3f} and {their_losses[0]:.3f}",
-                flush=True,
-            )
-        ours, theirs = statistics.median(ours), statistics.median(theirs)
-        print(f"training step on {os.cpu_count()} cores, bf16, checkpointed activations {'on' if checkpoint else 'off'}:")
-        print(f"ft {ours:.2f} s, transformers + PEFT {theirs:.2f} s, ratio {theirs / ours:.2f}")
-
-
-def fastest_experts(work, checkpoint):
-    """Whichever of the peer's expert implementations trains fastest here."""
-    times = {}
-    for experts in ("grouped_mm", "eager"):
-        try:
-            times[experts] = min(peer_steps(work, 2, checkpoint, experts)[0])
-        except subprocess.CalledProcessError as error:
-            print(f"transformers + PEFT with {experts} experts does not train here: {error.stderr.splitlines()[-1]}")
-    return min(times, key=times.get)
-
-
-if __name__ == "__main__":
-    main()
+        train_peer(arguments.peer, arguments.model, arguments.steps, arguments.checkpoint_activations, arguments.experts)
+    else:
+        main()
