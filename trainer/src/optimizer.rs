@@ -2,8 +2,10 @@
 
 pub mod adamw;
 pub mod clipping;
+pub mod moments;
 pub mod schedule;
 
 pub use adamw::{AdamW, AdamWOptions};
 pub use clipping::clip;
+pub use moments::state_bytes;
 pub use schedule::Schedule;
