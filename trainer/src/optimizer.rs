@@ -3,9 +3,10 @@
 pub mod adamw;
 pub mod clipping;
 pub mod moments;
+mod packed;
 pub mod schedule;
 
 pub use adamw::{AdamW, AdamWOptions};
-pub use clipping::clip;
-pub use moments::state_bytes;
+pub use clipping::{clip, gradient_norm, read_together};
+pub use moments::{Moments, MomentsKind, state_bytes};
 pub use schedule::Schedule;

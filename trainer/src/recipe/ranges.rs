@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use super::error::{Found, Origin, ProblemKind};
 use super::schema::example;
 use super::tree::{EXCLUSIVE, Node};
-use super::{Layers, OptimizerKind, Recipe};
+use super::{Layers, Recipe};
 
 /// Checks the values of `recipe`, which was read from `tree`.
 pub(super) fn check(recipe: &Recipe, tree: &Node) -> Vec<Found> {
@@ -28,7 +28,6 @@ pub(super) fn check(recipe: &Recipe, tree: &Node) -> Vec<Found> {
         }
     }
     let unsupported = [
-        ("optimizer.kind", recipe.optimizer.kind == OptimizerKind::Adamw8bit),
         ("tracking.tensorboard", recipe.tracking.tensorboard),
         ("tracking.wandb", recipe.tracking.wandb.is_some()),
         ("quantization.aware", recipe.quantization.aware),
