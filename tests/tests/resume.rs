@@ -181,6 +181,27 @@ fn full_training_survives_kills_too() {
     assert_same_outcome(&project, "whole", "pieced", "model");
 }
 
+/// The wide ranks make the updates of experts large enough to have moments of 8 bits; those of attention keep f32 ones.
+#[test]
+fn moments_of_eight_bits_survive_kills_and_are_told_from_others() {
+    let project = Project::new("kill-8bit", "[lora]\nrank = 48\nalpha = 96.0");
+    let recipe = fs::read_to_string(&project.recipe).expect("the recipe can be read");
+    let recipe = recipe.replace("[optimizer]\n", "[optimizer]\nkind = \"adamw_8bit\"\n");
+    fs::write(&project.recipe, recipe).expect("the recipe can be written");
+    succeed(&mut project.train("whole"));
+    let losses = |run: &str| metrics::steps(&project.run(run)).iter().map(|step| step.loss).collect::<Vec<_>>();
+    succeed(project.train("float").args(["--set", "optimizer.kind=adamw"]));
+    assert_ne!(losses("whole"), losses("float"), "moments of 8 bits change the losses");
+    kill_and_resume(&project, "pieced", 2);
+    assert_same_outcome(&project, "whole", "pieced", "adapter");
+
+    let said = run(project.train("pieced").args(["--resume", "--set", "optimizer.kind=adamw"]));
+    assert_eq!(said.code, Some(1), "{}", said.stderr);
+    for words in ["8-bit moments", "f32 moments", "optimizer.kind"] {
+        assert!(said.stderr.contains(words), "nothing about `{words}`:\n{}", said.stderr);
+    }
+}
+
 #[test]
 fn interrupts_write_a_checkpoint_and_a_damaged_one_is_passed_over() {
     let project = Project::new("interrupt", "[lora]\nrank = 4\nalpha = 8.0");

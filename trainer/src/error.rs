@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use tch::TchError;
 
+use crate::optimizer::MomentsKind;
+
 /// The result of the trainer's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -147,6 +149,30 @@ pub enum Error {
         /// What differs.
         what: &'static str,
     },
+    /// A checkpoint of an optimizer that keeps its moments otherwise.
+    #[error("checkpoint {path} holds {found} of `{parameter}`, but the recipe asks for {expected}")]
+    CheckpointMoments {
+        /// The checkpoint directory.
+        path: PathBuf,
+        /// The first parameter that differs.
+        parameter: String,
+        /// How the recipe's optimizer keeps them.
+        expected: MomentsKind,
+        /// How they were kept.
+        found: MomentsKind,
+    },
+    /// A tensor of a checkpoint that is not what the run has under its name.
+    #[error("`{tensor}` in {path} is {found}, but this run needs {expected}")]
+    CheckpointTensor {
+        /// The file.
+        path: PathBuf,
+        /// Its name there.
+        tensor: String,
+        /// Element type and shape of the run's tensor.
+        expected: String,
+        /// Element type and shape in the file.
+        found: String,
+    },
     /// A plan that needs more than the machine has.
     #[error("this run needs about {} of {resource}, but {} are free{place}", gigabytes(*needed_bytes), gigabytes(*available_bytes))]
     DoesNotFit {
@@ -242,6 +268,9 @@ impl ft_formats::Hint for Error {
             ),
             Self::RunDirectory { problem: RunDirectoryProblem::HoldsRun, .. } => {
                 Some("go on with it by `--resume`, or choose another `output.name`".to_owned())
+            }
+            Self::CheckpointMoments { .. } => {
+                Some("go on with the `optimizer.kind` that the run began with, or choose another `output.name`".to_owned())
             }
             Self::CheckpointMismatch { .. } => {
                 Some("resume with the recipe saved in the run directory, or choose another `output.name`".to_owned())

@@ -5,6 +5,7 @@
 pub mod autograd;
 pub mod device;
 pub mod functions;
+pub mod fused;
 pub mod gpu;
 pub mod host;
 pub mod kernels;

@@ -15,8 +15,8 @@ use tch::{Kind, Tensor};
 use super::directory::{sync_directory, write_atomically};
 use crate::adapters::Trainable;
 use crate::error::{Error, Result};
-use crate::optimizer::AdamW;
-use crate::torch::ops::{Named, to_f32_vec};
+use crate::optimizer::{AdamW, Moments, MomentsKind};
+use crate::torch::ops::{Named, to_f32_vec, to_u8_vec};
 
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
@@ -103,14 +103,7 @@ pub fn write(directory: &Path, state: &RunState, trainables: &[Trainable], optim
 fn write_files(partial: &Path, state: &RunState, trainables: &[Trainable], optimizer: &AdamW) -> Result<()> {
     let weights: Vec<(String, &Tensor)> = trainables.iter().map(|trainable| (trainable.name.clone(), &trainable.tensor)).collect();
     write_tensors(&partial.join(WEIGHTS), &weights)?;
-    let moments: Vec<(String, &Tensor)> = trainables
-        .iter()
-        .zip(optimizer.moments())
-        .flat_map(|(trainable, [first, second])| {
-            [(format!("{}.first", trainable.name), first), (format!("{}.second", trainable.name), second)]
-        })
-        .collect();
-    write_tensors(&partial.join(OPTIMIZER), &moments)?;
+    write_tensors(&partial.join(OPTIMIZER), &named_moments(trainables, optimizer))?;
     write_atomically(&partial.join(STATE), &json(partial, state)?)?;
     let mut files = BTreeMap::new();
     for name in [WEIGHTS, OPTIMIZER, STATE] {
@@ -119,6 +112,15 @@ fn write_files(partial: &Path, state: &RunState, trainables: &[Trainable], optim
     sync_directory(partial)?;
     write_atomically(&partial.join(MANIFEST), &json(partial, &Manifest { version: 1, files })?)?;
     sync_directory(partial)
+}
+
+/// Every tensor of the optimizer, by its name in the file.
+fn named_moments<'a>(trainables: &[Trainable], optimizer: &'a AdamW) -> Vec<(String, &'a Tensor)> {
+    let names = |(trainable, moments): (&Trainable, &'a Moments)| {
+        let tensors = moments.tensors().into_iter();
+        tensors.map(|(part, tensor)| (format!("{}.{part}", trainable.name), tensor)).collect::<Vec<_>>()
+    };
+    trainables.iter().zip(optimizer.moments()).flat_map(names).collect()
 }
 
 /// The result of a look for checkpoints.
@@ -150,48 +152,80 @@ pub fn newest(directory: &Path) -> Result<Newest> {
 /// Puts the checkpoint's values into the trainables and the optimizer's moments.
 ///
 /// # Errors
-/// [`Error::CheckpointMismatch`] when it belongs to another run, or the reader's errors.
+/// [`Error::CheckpointMoments`] when its optimizer kept moments otherwise, [`Error::CheckpointMismatch`] when it belongs to another run,
+/// [`Error::CheckpointTensor`] for a tensor that does not fit, or the reader's errors.
 pub fn restore(path: &Path, state: &RunState, identity: &Identity, trainables: &[Trainable], optimizer: &mut AdamW) -> Result<()> {
-    if let Some(what) = state.identity.difference(identity) {
+    let moments = SafetensorsFile::open(&path.join(OPTIMIZER))?;
+    let difference = state.identity.difference(identity);
+    if matches!(difference, None | Some("recipe")) {
+        // Of all that a recipe may say otherwise, this can be named.
+        check_moments(path, &moments, trainables, optimizer)?;
+    }
+    if let Some(what) = difference {
         return Err(Error::CheckpointMismatch { path: path.to_path_buf(), what });
     }
     let weights = SafetensorsFile::open(&path.join(WEIGHTS))?;
     for trainable in trainables {
         fill(&trainable.tensor, &weights, &trainable.name)?;
     }
-    let moments = SafetensorsFile::open(&path.join(OPTIMIZER))?;
-    for (trainable, [first, second]) in trainables.iter().zip(optimizer.moments()) {
-        fill(first, &moments, &format!("{}.first", trainable.name))?;
-        fill(second, &moments, &format!("{}.second", trainable.name))?;
+    for (name, tensor) in named_moments(trainables, optimizer) {
+        fill(tensor, &moments, &name)?;
     }
     optimizer.resume_at(state.step);
     Ok(())
 }
 
+/// Compares the kinds of moments that the file holds with those of the optimizer; of a parameter that it does not hold, nothing is said.
+fn check_moments(path: &Path, file: &SafetensorsFile, trainables: &[Trainable], optimizer: &AdamW) -> Result<()> {
+    for (Trainable { name, .. }, moments) in trainables.iter().zip(optimizer.moments()) {
+        let has = |part: &str| file.get(&format!("{name}.{part}")).is_some();
+        let found = match (has("first"), has("first.codes")) {
+            (true, false) => MomentsKind::Float,
+            (false, true) => MomentsKind::Packed,
+            _ => continue,
+        };
+        let expected = moments.kind();
+        if found != expected {
+            return Err(Error::CheckpointMoments { path: path.to_path_buf(), parameter: name.clone(), expected, found });
+        }
+    }
+    Ok(())
+}
+
+/// Copies the tensor of the file, bit for bit.
 fn fill(tensor: &Tensor, file: &SafetensorsFile, name: &str) -> Result<()> {
     let view = file.tensor(name)?;
-    let found: Vec<i64> = view.shape.iter().map(|&dim| i64::try_from(dim).unwrap_or(i64::MAX)).collect();
-    if found != tensor.size() {
-        return Err(Error::Shape { operation: "restore", tensor: "checkpoint", expected: "the shape of the model's tensor", found });
+    let spec = spec(name, tensor);
+    if (view.dtype, view.shape) != (spec.dtype, &spec.shape[..]) {
+        let text = |dtype: Dtype, shape: &[usize]| format!("{} {shape:?}", dtype.name());
+        let (expected, found) = (text(spec.dtype, &spec.shape), text(view.dtype, view.shape));
+        return Err(Error::CheckpointTensor { path: file.path().to_path_buf(), tensor: name.to_owned(), expected, found });
     }
-    tch::no_grad(|| Tensor::f_from_data_size(view.bytes, &found, Kind::Float).and_then(|values| tensor.shallow_clone().f_copy_(&values)))
-        .named("restore", &[tensor])
+    tch::no_grad(|| {
+        Tensor::f_from_data_size(view.bytes, &tensor.size(), tensor.kind()).and_then(|values| tensor.shallow_clone().f_copy_(&values))
+    })
+    .named("restore", &[tensor])
 }
 
 fn write_tensors(path: &Path, tensors: &[(String, &Tensor)]) -> Result<()> {
-    let specs: Vec<TensorSpec> = tensors
-        .iter()
-        .map(|(name, tensor)| TensorSpec {
-            name: name.clone(),
-            dtype: Dtype::F32,
-            shape: tensor.size().iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect(),
-        })
-        .collect();
+    let specs: Vec<TensorSpec> = tensors.iter().map(|(name, tensor)| spec(name, tensor)).collect();
     let mut writer = SafetensorsWriter::create(path, &specs, &BTreeMap::new())?;
     for (name, tensor) in tensors {
-        writer.write(name, bytemuck::cast_slice(&to_f32_vec(tensor)?))?;
+        match tensor.kind() {
+            Kind::Uint8 => writer.write(name, &to_u8_vec(tensor)?)?,
+            _ => writer.write(name, bytemuck::cast_slice(&to_f32_vec(tensor)?))?,
+        }
     }
     Ok(writer.finish()?)
+}
+
+/// A tensor of a checkpoint: weights, f32 moments and scales are f32, codes are u8.
+fn spec(name: &str, tensor: &Tensor) -> TensorSpec {
+    let dtype = match tensor.kind() {
+        Kind::Uint8 => Dtype::U8,
+        _ => Dtype::F32,
+    };
+    TensorSpec { name: name.to_owned(), dtype, shape: tensor.size().iter().map(|&dim| usize::try_from(dim).unwrap_or(0)).collect() }
 }
 
 fn verify(path: &Path) -> Result<RunState> {
@@ -256,6 +290,7 @@ fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {
 mod tests {
     use super::*;
     use crate::optimizer::AdamWOptions;
+    use crate::recipe::OptimizerKind;
 
     fn identity() -> Identity {
         Identity { recipe: "r".into(), model: "m".into(), dataset: "d".into() }
@@ -274,30 +309,102 @@ mod tests {
         }
     }
 
-    fn fixture() -> (Vec<Trainable>, AdamW) {
+    const KINDS: [OptimizerKind; 2] = [OptimizerKind::Adamw, OptimizerKind::Adamw8bit];
+
+    /// One tensor that is too small for moments of 8 bits, and one whose last block is a short one.
+    const SHAPES: [[i64; 2]; 2] = [[3, 5], [67, 81]];
+
+    fn options(kind: OptimizerKind) -> AdamWOptions {
+        AdamWOptions { kind, beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 }
+    }
+
+    fn trainables(value: impl Fn([i64; 2]) -> Tensor) -> Vec<Trainable> {
+        SHAPES.iter().zip(["w", "v"]).map(|(&shape, name)| Trainable { name: name.into(), tensor: value(shape) }).collect()
+    }
+
+    fn leaves(trainables: &[Trainable]) -> Vec<Tensor> {
+        trainables.iter().map(|trainable| trainable.tensor.detach()).collect()
+    }
+
+    fn fixture_of(kind: OptimizerKind) -> (Vec<Trainable>, AdamW) {
         tch::manual_seed(1);
-        let tensor = Tensor::randn([3, 5], (Kind::Float, tch::Device::Cpu)).set_requires_grad(true);
-        let options = AdamWOptions { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
-        let mut optimizer = AdamW::new(options, &[tensor.shallow_clone()]).unwrap();
-        optimizer.step(&mut [tensor.detach()], &[tensor.ones_like()], 0.1).unwrap();
-        (vec![Trainable { name: "w".into(), tensor }], optimizer)
+        let random = |shape| Tensor::randn(shape, (Kind::Float, tch::Device::Cpu));
+        let trainables = trainables(|shape| random(shape).set_requires_grad(true));
+        let mut leaves = leaves(&trainables);
+        let mut optimizer = AdamW::new(options(kind), &leaves).unwrap();
+        for _ in 0..4 {
+            optimizer.step(&mut leaves, SHAPES.map(random).into(), 0.1).unwrap();
+        }
+        (trainables, optimizer)
+    }
+
+    fn fixture() -> (Vec<Trainable>, AdamW) {
+        fixture_of(OptimizerKind::Adamw)
+    }
+
+    /// Zeros, and an optimizer that has not made a step.
+    fn blank(kind: OptimizerKind) -> (Vec<Trainable>, AdamW) {
+        let blanks = trainables(|shape| Tensor::zeros(shape, (Kind::Float, tch::Device::Cpu)));
+        let optimizer = AdamW::new(options(kind), &leaves(&blanks)).unwrap();
+        (blanks, optimizer)
     }
 
     #[test]
-    fn what_was_written_comes_back_to_the_bit() {
+    fn what_was_written_comes_back_to_the_bit_and_goes_on_so() {
+        for kind in KINDS {
+            let directory = tempfile::tempdir().unwrap();
+            let (trainables, mut optimizer) = fixture_of(kind);
+            write(directory.path(), &state(4), &trainables, &optimizer, 2).unwrap();
+            let Newest { found, passed_over } = newest(directory.path()).unwrap();
+            let (path, found) = found.unwrap();
+            assert_eq!((&found, passed_over.len()), (&state(4), 0));
+            let (blanks, mut restored) = blank(kind);
+            restore(&path, &found, &identity(), &blanks, &mut restored).unwrap();
+            for step in 0..3 {
+                let (kept, moments) = (leaves(&trainables), named_moments(&trainables, &optimizer));
+                assert!(kept.iter().zip(&leaves(&blanks)).all(|(left, right)| left.equal(right)), "{kind:?}, {step} steps on");
+                for ((name, left), (_, right)) in moments.iter().zip(named_moments(&blanks, &restored)) {
+                    assert!(left.equal(right), "{kind:?}, {step} steps on, {name}");
+                }
+                let gradients = SHAPES.map(|shape| Tensor::randn(shape, (Kind::Float, tch::Device::Cpu)));
+                let copies = gradients.each_ref().map(Tensor::copy);
+                optimizer.step(&mut leaves(&trainables), gradients.into(), 0.1).unwrap();
+                restored.step(&mut leaves(&blanks), copies.into(), 0.1).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn moments_of_the_other_kind_are_refused_by_name() {
+        let other_recipe = Identity { recipe: "another".into(), ..identity() };
+        for (written, asked, identity) in [(KINDS[0], KINDS[1], identity()), (KINDS[1], KINDS[0], other_recipe)] {
+            let directory = tempfile::tempdir().unwrap();
+            let (trainables, optimizer) = fixture_of(written);
+            let path = write(directory.path(), &state(4), &trainables, &optimizer, 2).unwrap();
+            let (blanks, mut restored) = blank(asked);
+            let error = restore(&path, &state(4), &identity, &blanks, &mut restored).unwrap_err();
+            // Of the two parameters the small one has f32 moments in either kind.
+            let Error::CheckpointMoments { parameter, expected, found, .. } = &error else { panic!("{error}") };
+            assert_eq!(parameter, "v");
+            assert_eq!((*found, *expected), (MomentsKind::of(written, 5427), MomentsKind::of(asked, 5427)));
+            let words = error.to_string();
+            assert!(words.contains("8-bit moments") && words.contains("f32 moments"), "{words}");
+            assert!(ft_formats::Hint::hint(&error).unwrap().contains("optimizer.kind"));
+        }
+    }
+
+    #[test]
+    fn a_tensor_of_another_shape_or_type_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let (trainables, optimizer) = fixture();
-        write(directory.path(), &state(4), &trainables, &optimizer, 2).unwrap();
-        let Newest { found, passed_over } = newest(directory.path()).unwrap();
-        let (path, found) = found.unwrap();
-        assert_eq!((&found, passed_over.len()), (&state(4), 0));
-        let blank = Tensor::zeros([3, 5], (Kind::Float, tch::Device::Cpu));
-        let options = AdamWOptions { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
-        let mut restored = AdamW::new(options, &[blank.shallow_clone()]).unwrap();
-        let blanks = [Trainable { name: "w".into(), tensor: blank }];
-        restore(&path, &found, &identity(), &blanks, &mut restored).unwrap();
-        assert!(blanks[0].tensor.equal(&trainables[0].tensor));
-        assert!(restored.moments()[0][1].equal(&optimizer.moments()[0][1]));
+        let (mut trainables, optimizer) = fixture();
+        let path = write(directory.path(), &state(4), &trainables, &optimizer, 2).unwrap();
+        let cpu = tch::Device::Cpu;
+        for wrong in [Tensor::zeros([5, 3], (Kind::Float, cpu)), Tensor::zeros([3, 5], (Kind::Uint8, cpu))] {
+            trainables[0].tensor = wrong;
+            let (_, mut restored) = fixture();
+            let error = restore(&path, &state(4), &identity(), &trainables, &mut restored).unwrap_err();
+            assert!(matches!(&error, Error::CheckpointTensor { found, .. } if found == "F32 [3, 5]"), "{error}");
+        }
     }
 
     #[test]

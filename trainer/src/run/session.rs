@@ -134,8 +134,13 @@ impl Session {
         };
         let leaves: Vec<Tensor> = trainables.iter().map(|trainable| trainable.tensor.shallow_clone()).collect();
         let section = &recipe.optimizer;
-        let options =
-            AdamWOptions { beta1: section.beta1, beta2: section.beta2, epsilon: section.epsilon, weight_decay: section.weight_decay };
+        let options = AdamWOptions {
+            kind: section.kind,
+            beta1: section.beta1,
+            beta2: section.beta2,
+            epsilon: section.epsilon,
+            weight_decay: section.weight_decay,
+        };
         let optimizer = AdamW::new(options, &leaves)?;
         Ok(Self { model, trained, trainables, optimizer })
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ft_formats::checkpoint::Checkpoint;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{self, RunState};
 use super::directory::{Log, RunDirectory, write_atomically};
@@ -20,11 +20,11 @@ use crate::data::Sample;
 use crate::error::{Error, Result};
 use crate::loss::{Batch, loss, total_weight};
 use crate::model::Activations;
-use crate::optimizer::{Schedule, clip};
+use crate::optimizer::{Schedule, clip, gradient_norm, read_together};
 use crate::recipe::{Recipe, Training};
 use crate::torch::device::peak_memory_bytes;
 use crate::torch::functions::InputKept;
-use crate::torch::ops::{Named, scalar, zeros};
+use crate::torch::ops::{self, Named, zeros};
 
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
@@ -167,28 +167,32 @@ impl<'a> Run<'a> {
         let step_samples = || batches.iter().flatten().copied();
         let activations = activations(&self.recipe.training);
         let whole = total_weight(step_samples());
-        let (mut step_loss, mut trained_tokens) = (0.0, 0);
+        // Kept where it is computed, so that the host waits once a step, for loss and norm together.
+        let mut step_loss = zeros(&[], Kind::Double, self.device())?;
+        let mut trained_tokens = 0;
         for samples in &batches {
             let batch = Batch::new(samples.iter().copied(), &self.session.model)?;
             trained_tokens += batch.targets_n.numel();
             let loss = loss(&self.session.model, &batch, whole, activations)?;
-            step_loss += scalar(&loss)?;
+            step_loss = ops::add(&step_loss, &ops::cast(&loss.detach(), Kind::Double)?)?;
             if loss.requires_grad() {
                 loss.f_backward().named("backward", &[])?;
             }
         }
         let not_finite = |what: &str| Error::NotFinite { what: what.to_owned(), step: done + 1, samples: origins(step_samples()) };
+        let mut gradients = self.take_gradients()?;
+        let norm = gradient_norm(&gradients)?;
+        clip(&mut gradients, &norm, self.recipe.optimizer.max_gradient_norm)?;
+        let [step_loss, gradient_norm] = read_together([&step_loss, &norm])?;
         if !step_loss.is_finite() {
             return Err(not_finite("the loss"));
         }
-        let mut gradients = self.take_gradients()?;
-        let gradient_norm = clip(&mut gradients, self.recipe.optimizer.max_gradient_norm)?;
         if !gradient_norm.is_finite() {
             return Err(not_finite("the gradient"));
         }
         let learning_rate = self.schedule.learning_rate(done);
         let mut leaves: Vec<Tensor> = self.session.trainables.iter().map(|trainable| trainable.tensor.detach()).collect();
-        self.session.optimizer.step(&mut leaves, &gradients, learning_rate)?;
+        self.session.optimizer.step(&mut leaves, gradients, learning_rate)?;
 
         let tokens = step_samples().map(|sample| sample.ids.len()).sum();
         let step_seconds = start.elapsed().as_secs_f64();
@@ -205,6 +209,11 @@ impl<'a> Run<'a> {
             epoch: per_second(done + 1, per_second(self.samples.batches.steps_per_epoch(), 1.0)),
             peak_memory_bytes: peak_memory_bytes(),
         })
+    }
+
+    /// Where the leaves lie.
+    fn device(&self) -> Device {
+        self.session.trainables.first().map_or(Device::Cpu, |trainable| trainable.tensor.device())
     }
 
     /// The gradient of every leaf, zeros where none arrived (an expert that no token chose), and none left behind.

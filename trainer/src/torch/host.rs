@@ -4,6 +4,8 @@
 //! operation is reordered or fused, so all of them give the same bits.
 
 mod adamw;
+mod adamw_8bit;
+mod adamw_maps;
 mod cross_entropy;
 mod dispatch;
 mod element;
@@ -16,8 +18,10 @@ mod softmax;
 mod swiglu;
 
 pub use adamw::{AdamWFactors, adamw};
+pub use adamw_8bit::{BLOCK_ELEMENTS, PackedSlices, adamw_8bit};
+pub use adamw_maps::{CodeMap, SIGNED_ZERO};
 pub use cross_entropy::{Row, cross_entropy_rows};
-pub use element::Element;
+pub use element::{Element, Stored};
 pub use mxfp4::unpack_blocks;
 pub use parallel::map_indices;
 pub use rows::{TokenRows, combine_rows, spread_rows};

@@ -205,6 +205,17 @@ pub fn to_i64_vec(tensor: &Tensor) -> Result<Vec<i64>> {
     Ok(values)
 }
 
+/// The elements of a u8 tensor on the host, in row-major order.
+///
+/// # Errors
+/// [`Error::Torch`] when the copy fails.
+pub fn to_u8_vec(tensor: &Tensor) -> Result<Vec<u8>> {
+    let host = tensor.f_to_device(tch::Device::Cpu).and_then(|host| host.f_contiguous()).named("to_u8_vec", &[tensor])?;
+    let mut values = vec![0u8; host.numel()];
+    host.f_copy_data(&mut values, host.numel()).named("to_u8_vec", &[tensor])?;
+    Ok(values)
+}
+
 /// Runs `work` without recording a graph.
 ///
 /// # Errors

@@ -44,10 +44,16 @@ pub fn adamw(parameter: &mut [f32], gradient: &[f32], first: &mut [f32], second:
 for_each_instruction_set! {
     fn step<T: Element>(parameter: &mut [T], gradient: &[f32], first: &mut [f32], second: &mut [f32], factors: AdamWFactors) {
         for (((parameter, &gradient), first), second) in parameter.iter_mut().zip(gradient).zip(first).zip(second) {
-            *first += factors.rest1 * (gradient - *first);
-            *second = factors.beta2 * *second + factors.rest2 * gradient * gradient;
-            let denominator = second.sqrt() / factors.root_correction + factors.epsilon;
-            *parameter = T::from_f32(factors.decay * parameter.to_f32() - factors.step_size * (*first / denominator));
+            *parameter = T::from_f32(moved(parameter.to_f32(), gradient, first, second, factors));
         }
     }
+}
+
+/// The next value of one element; its moments take in the gradient.
+#[inline(always)]
+pub(super) fn moved(parameter: f32, gradient: f32, first: &mut f32, second: &mut f32, factors: AdamWFactors) -> f32 {
+    *first += factors.rest1 * (gradient - *first);
+    *second = factors.beta2 * *second + factors.rest2 * gradient * gradient;
+    let denominator = second.sqrt() / factors.root_correction + factors.epsilon;
+    factors.decay * parameter - factors.step_size * (*first / denominator)
 }

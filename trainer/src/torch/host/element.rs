@@ -3,19 +3,29 @@
 use half::bf16;
 use tch::Kind;
 
-/// A number that is kept as it is and computed with as f32.
-pub trait Element: Copy + Send + Sync + 'static {
+/// What a tensor's memory is made of.
+pub trait Stored: Copy + Send + Sync + 'static {
     /// Its type in libtorch.
     const KIND: Kind;
+}
+
+impl Stored for u8 {
+    const KIND: Kind = Kind::Uint8;
+}
+
+/// A number that is kept as it is and computed with as f32.
+pub trait Element: Stored {
     /// Its value.
     fn to_f32(self) -> f32;
     /// The nearest value, ties to even.
     fn from_f32(value: f32) -> Self;
 }
 
-impl Element for f32 {
+impl Stored for f32 {
     const KIND: Kind = Kind::Float;
+}
 
+impl Element for f32 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -27,9 +37,11 @@ impl Element for f32 {
     }
 }
 
-impl Element for bf16 {
+impl Stored for bf16 {
     const KIND: Kind = Kind::BFloat16;
+}
 
+impl Element for bf16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)

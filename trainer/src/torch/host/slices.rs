@@ -2,7 +2,7 @@
 
 use tch::{Device, TchError, Tensor};
 
-use super::element::Element;
+use super::element::Stored;
 
 /// True for a contiguous tensor in host memory.
 #[must_use]
@@ -14,7 +14,7 @@ pub fn is_host(tensor: &Tensor) -> bool {
 ///
 /// # Errors
 /// [`TchError::Torch`] for any other tensor, or another element type.
-pub fn elements<T: Element>(tensor: &Tensor) -> Result<&[T], TchError> {
+pub fn elements<T: Stored>(tensor: &Tensor) -> Result<&[T], TchError> {
     check::<T>(tensor)?;
     // SAFETY: `check` proved a contiguous tensor of T in host memory; the storage lives as long as the borrow.
     Ok(if tensor.numel() == 0 { &[] } else { unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast(), tensor.numel()) } })
@@ -24,7 +24,7 @@ pub fn elements<T: Element>(tensor: &Tensor) -> Result<&[T], TchError> {
 ///
 /// # Errors
 /// [`TchError::Torch`] for any other tensor, or another element type.
-pub fn elements_mut<T: Element>(tensor: &mut Tensor) -> Result<&mut [T], TchError> {
+pub fn elements_mut<T: Stored>(tensor: &mut Tensor) -> Result<&mut [T], TchError> {
     check::<T>(tensor)?;
     // SAFETY: as above; the exclusive borrow keeps this handle from being used elsewhere meanwhile.
     Ok(if tensor.numel() == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(tensor.data_ptr().cast(), tensor.numel()) } })
@@ -46,7 +46,7 @@ pub fn floats_mut(tensor: &mut Tensor) -> Result<&mut [f32], TchError> {
     elements_mut(tensor)
 }
 
-fn check<T: Element>(tensor: &Tensor) -> Result<(), TchError> {
+fn check<T: Stored>(tensor: &Tensor) -> Result<(), TchError> {
     if is_host(tensor) && tensor.kind() == T::KIND {
         return Ok(());
     }
