@@ -52,9 +52,18 @@ fn the_smallest_recipe_has_the_defaults_of_the_contract() {
 }
 
 #[test]
+fn the_number_in_the_name_of_an_optimizer_stands_apart() {
+    let recipe = read(&format!("{SMALLEST}[optimizer]\nkind = \"adamw_8bit\"\n"), &[]).unwrap();
+    assert_eq!(recipe.optimizer.kind, OptimizerKind::Adamw8bit);
+    assert!(recipe.to_toml().contains("kind = \"adamw_8bit\""), "{}", recipe.to_toml());
+    let (message, hint) = complaint("[optimizer]\nkind = \"adamw8bit\"");
+    assert!(format!("{message} {hint}").contains("adamw_8bit"), "{message} {hint}");
+}
+
+#[test]
 fn a_written_recipe_reads_back_the_same() {
     let all = "[loss]\nanalysis = 0.3\n[lora]\nlayers = [0, 2]\ntargets = [\"lm_head\"]\ninitial_adapter = \"a\"\n[training]\nsteps = 7\n\
-               [sampling]\nprompts = [\"a \\\"b\\\"\\n\"]\n[optimizer]\nlearning_rate = 1e-5\n[output]\nname = \"x\"";
+               [sampling]\nprompts = [\"a \\\"b\\\"\\n\"]\n[optimizer]\nkind = \"adamw_8bit\"\nlearning_rate = 1e-5\n[output]\nname = \"x\"";
     for text in [SMALLEST.to_owned(), format!("{SMALLEST}{all}"), format!("{SMALLEST}[full]\n[training]\nepochs = 0.5")] {
         let recipe = read(&text, &[]).unwrap();
         assert_eq!(Recipe::from_text(&recipe.to_toml(), Path::new("recipe.toml"), &[]).unwrap(), recipe, "{}", recipe.to_toml());
