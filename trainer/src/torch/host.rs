@@ -4,16 +4,19 @@
 //! operation is reordered or fused, so all of them give the same bits.
 
 mod adamw;
+mod attention;
 mod cross_entropy;
 mod dispatch;
 mod element;
 mod exponential;
+mod matrix;
 mod parallel;
 mod slices;
 mod softmax;
 mod swiglu;
 
 pub use adamw::{AdamWFactors, adamw};
+pub use attention::{AttentionGradients, AttentionInputs, AttentionResults, AttentionTiles, HeadShape, SpanRows};
 pub use cross_entropy::{Row, cross_entropy_rows};
 pub use element::Element;
 pub use parallel::map_indices;
