@@ -2,17 +2,17 @@
 //
 // Ownership: `context` belongs to the node from a successful ft_autograd_attach on and is released by `drop` with the graph.
 // Tensors cross the border as `at::Tensor *`, the handle of torch-sys. Those that a callback returns are owned by the caller.
-// Errors: a function returns 0 when it did its work, else 1 with a message that ft_autograd_free_message releases.
 
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
-#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "guarded.h"
 
 using Handle = at::Tensor *;
 
@@ -63,25 +63,6 @@ struct CallbackNode : public torch::autograd::Node {
     FreeMessageCallback free_message;
 };
 
-char *copy_message(const char *text) {
-    char *copy = static_cast<char *>(std::malloc(std::strlen(text) + 1));
-    if (copy != nullptr) std::strcpy(copy, text);
-    return copy;
-}
-
-template <typename Work>
-int guarded(char **message, Work work) {
-    try {
-        work();
-        return 0;
-    } catch (const std::exception &error) {
-        *message = copy_message(error.what());
-    } catch (...) {
-        *message = copy_message("an exception of an unknown type");
-    }
-    return 1;
-}
-
 }  // namespace
 
 extern "C" {
@@ -90,7 +71,7 @@ extern "C" {
 // tensor on the same storage, so that the context may keep the original without a reference cycle.
 int ft_autograd_attach(void *context, BackwardCallback backward, DropCallback drop, FreeMessageCallback free_message,
                        const Handle *inputs, size_t num_inputs, Handle *outputs, size_t num_outputs, char **message) {
-    return guarded(message, [&] {
+    return ft::guarded(message, [&] {
         torch::autograd::variable_list input_list;
         for (size_t i = 0; i < num_inputs; i++) input_list.push_back(*inputs[i]);
         auto edges = torch::autograd::collect_next_edges(input_list);
@@ -106,12 +87,12 @@ int ft_autograd_attach(void *context, BackwardCallback backward, DropCallback dr
 
 // Accumulates into the leaves of `tensor` the gradients that follow from `gradient`, which has its shape.
 int ft_autograd_backward(Handle tensor, Handle gradient, char **message) {
-    return guarded(message, [&] { torch::autograd::backward({*tensor}, {*gradient}); });
+    return ft::guarded(message, [&] { torch::autograd::backward({*tensor}, {*gradient}); });
 }
 
 // Leaves `tensor` without a gradient; whoever holds the old one keeps it.
 int ft_autograd_clear_gradient(Handle tensor, char **message) {
-    return guarded(message, [&] { tensor->mutable_grad() = at::Tensor(); });
+    return ft::guarded(message, [&] { tensor->mutable_grad() = at::Tensor(); });
 }
 
 // True when operations record a graph on this thread.

@@ -4,6 +4,7 @@
 
 pub mod autograd;
 pub mod device;
+mod flash;
 pub mod functions;
 pub mod gpu;
 pub mod host;

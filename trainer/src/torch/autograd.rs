@@ -109,7 +109,8 @@ pub fn clear_gradient(leaf: &Tensor) -> Result<()> {
     if status == 0 { Ok(()) } else { Err(native_error("clear_gradient", message)) }
 }
 
-fn native_error(operation: &'static str, message: *mut c_char) -> Error {
+/// The error of a function of the shim that gave `message`, which this releases.
+pub(super) fn native_error(operation: &'static str, message: *mut c_char) -> Error {
     let text = if message.is_null() {
         "out of memory".to_owned()
     } else {
