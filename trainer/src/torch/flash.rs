@@ -4,7 +4,7 @@
 //!
 //! What libtorch 2.11.0 does with its arguments, from its wheel (`torch/_meta_registrations.py` line 6277 and
 //! `torch/nn/attention/varlen.py`) and from pytorch/pytorch 03b7c19d (`aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp`,
-//! functions `mha_varlen_fwd` and `mha_varlen_bwd`; a later commit than the release):
+//! functions `mha_varlen_fwd` and `mha_varlen_bwd`; another commit than the release's, with the signatures of its `flash_api.h`):
 //! - with cumulative lengths the log sums are [h, t] in f32 at both ends, unpadded; backward reads them by pointer, so they must be contiguous;
 //! - query, key and value have one type, bf16 or f16, and a width that is a multiple of 8 and at most 256; b is at least 1; GPUs from sm_80 on;
 //! - g divides h, without expansion: query head j reads key head j / (h / g);
@@ -15,6 +15,8 @@
 //! - keys that no query sees get a gradient of 0 (`flash_bwd_kernel.h`); rows outside all sequences are left unwritten by both passes;
 //! - backward forms D = rowsum(dO O) in f32 from `output` as given, P = exp(S - log sum), and is the same at every run only where
 //!   [`super::device::set_deterministic`] asked for it;
+//! - backward holds t h k f32 of query gradients, times ceil(multiprocessors / (b h)) where it is to be the same at every run, and with
+//!   g < h the key and value gradients of every query head, 2 n h k of the inputs' type;
 //! - the random state is read only with dropout.
 
 use std::ffi::{c_char, c_int};

@@ -203,8 +203,9 @@ impl AttentionTiles {
         let slots = self.slots(items, floats);
         assert!(workspace.len() >= slots * floats, "{} f32 of workspace for {slots} threads with {floats} each", workspace.len());
         let (next, workspace) = (AtomicUsize::new(0), Shared::new(workspace));
-        for_each_range(slots, 1, |range| {
-            for slot in range {
+        // On its own, one slot would run outside of libtorch's threads, where BLAS starts some for each product: small ones are slower for it.
+        for_each_range(slots.max(2), 1, |range| {
+            for slot in range.start..range.end.min(slots) {
                 // SAFETY: each slot is visited once, and parts of different slots are disjoint.
                 let space = unsafe { workspace.part(slot * floats..(slot + 1) * floats) };
                 loop {

@@ -11,6 +11,10 @@ use super::{SpanRows, TILE_KEYS};
 /// Independent partial sums, so that the order of additions does not depend on the vector width.
 const LANES: usize = 16;
 
+/// Below this, an exponential (9e-27) is taken as 0: of its sum with 1 nothing would be left in f32, and its products might be so small that
+/// processors are slow with them.
+const NEGLIGIBLE: f32 = -60.0;
+
 /// Some queries of a span.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
@@ -163,7 +167,7 @@ for_each_instruction_set! {
                 row[visible.end..].fill(0.0);
             }
             for (score, product) in scores[visible.clone()].iter_mut().zip(&mut products[visible]) {
-                let probability = exp(*score - log_sum);
+                let probability = exponential(*score - log_sum);
                 *score = probability;
                 *product = probability * (*product - mean);
             }
@@ -202,6 +206,13 @@ fn largest(row: &[f32], start: f32) -> f32 {
     lanes.iter().chain(rest).fold(start, |largest, &value| if value > largest { value } else { largest })
 }
 
+#[inline(always)]
+fn exponential(x: f32) -> f32 {
+    let value = exp(x);
+    // A NaN is not below.
+    if x < NEGLIGIBLE { 0.0 } else { value }
+}
+
 /// Replaces each value by exp(value - peak); gives their sum.
 #[inline(always)]
 fn exponentiate(row: &mut [f32], peak: f32) -> f32 {
@@ -209,13 +220,13 @@ fn exponentiate(row: &mut [f32], peak: f32) -> f32 {
     let (chunks, rest) = row.as_chunks_mut::<LANES>();
     for chunk in chunks {
         for (lane, value) in lanes.iter_mut().zip(chunk) {
-            *value = exp(*value - peak);
+            *value = exponential(*value - peak);
             *lane += *value;
         }
     }
     let mut sum = lanes.iter().sum::<f32>();
     for value in rest {
-        *value = exp(*value - peak);
+        *value = exponential(*value - peak);
         sum += *value;
     }
     sum
@@ -258,6 +269,14 @@ mod tests {
         let mut scores = [5.0; 6];
         exponentiate_rows(&mut scores, 3, |_| 1..1, Running { peaks: &mut peaks, sums: &mut sums, outputs: &mut outputs });
         assert_eq!((peaks, sums, outputs, scores), ([f32::NEG_INFINITY, 1.0], [0.0, 2.0], [0.0, 0.0, 3.0, 4.0], [0.0; 6]));
+    }
+
+    #[test]
+    fn a_share_too_small_to_count_is_nothing() {
+        let (mut peaks, mut sums, mut outputs) = ([f32::NEG_INFINITY], [0.0], [0.0]);
+        let mut scores = [0.0, -59.0, -61.0, -300.0];
+        exponentiate_rows(&mut scores, 4, |_| 0..4, Running { peaks: &mut peaks, sums: &mut sums, outputs: &mut outputs });
+        assert!(scores[1] > 1e-26 && scores[2..] == [0.0; 2] && sums == [1.0], "{scores:?}, {sums:?}");
     }
 
     #[test]
