@@ -16,6 +16,7 @@ fn main() {
         .warnings(false)
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
+        .file("native/attention.cpp")
         .file("native/autograd.cpp")
         .file("native/optimizer.cpp")
         .file("native/parallel.cpp")

@@ -2,7 +2,6 @@
 //
 // Ownership: `context` belongs to the node from a successful ft_autograd_attach on and is released by `drop` with the graph.
 // Tensors cross the border as `at::Tensor *`, the handle of torch-sys. Those that a callback returns are owned by the caller.
-// Errors: a function returns 0 when it did its work, else 1 with a message that ft_autograd_free_message releases.
 
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
@@ -13,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "message.h"
+#include "guarded.h"
 
 using Handle = at::Tensor *;
 

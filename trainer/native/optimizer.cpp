@@ -9,7 +9,7 @@
 
 #include <vector>
 
-#include "message.h"
+#include "guarded.h"
 
 using Handle = at::Tensor *;
 

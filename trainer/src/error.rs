@@ -36,6 +36,34 @@ pub enum Error {
         /// The shape it has.
         found: Vec<i64>,
     },
+    /// A span of attention that does not fit those around it.
+    #[error("attention span {index}, of queries {queries:?} and keys {keys:?}, {problem}")]
+    AttentionSpan {
+        /// Its place among the spans.
+        index: usize,
+        /// Its rows of the query tensor.
+        queries: std::ops::Range<i64>,
+        /// Its rows of the key tensor.
+        keys: std::ops::Range<i64>,
+        /// What is wrong, as the end of a sentence.
+        problem: &'static str,
+    },
+    /// Rows that no span of attention covers, or spans beyond the rows.
+    #[error("attention spans end at row {found} of {what}, expected {expected}")]
+    AttentionRows {
+        /// `queries` or `keys`.
+        what: &'static str,
+        /// Rows of the tensor.
+        expected: i64,
+        /// End of the last span.
+        found: i64,
+    },
+    /// A window that leaves a token nothing to see.
+    #[error("attention takes a window of at least 1 key, the token itself, found {window}")]
+    AttentionWindow {
+        /// The window.
+        window: i64,
+    },
     /// A conversion from or to MXFP4, or a kernel of ours, that was refused.
     #[error("`{operation}` was refused")]
     Codec {

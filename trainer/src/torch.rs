@@ -4,6 +4,7 @@
 
 pub mod autograd;
 pub mod device;
+mod flash;
 pub mod functions;
 pub mod fused;
 pub mod gpu;

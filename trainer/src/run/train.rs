@@ -22,7 +22,7 @@ use crate::loss::{Batch, loss, total_weight};
 use crate::model::Activations;
 use crate::optimizer::{Schedule, clip, gradient_norm, read_together};
 use crate::recipe::{Recipe, Training};
-use crate::torch::device::peak_memory_bytes;
+use crate::torch::device::{self, peak_memory_bytes};
 use crate::torch::functions::InputKept;
 use crate::torch::ops::{self, Named, zeros};
 
@@ -40,6 +40,9 @@ pub struct TrainOptions {
 /// [`Error::NotFinite`] and [`Error::Interrupted`] in the midst of it.
 pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observer) -> Result<TrainOutcome> {
     let started = Instant::now();
+    if let Device::Cuda(_) = device::best() {
+        device::set_deterministic(recipe.training.deterministic);
+    }
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
     checkpoint.check_vocabulary()?;
     let samples = session::read_samples(recipe)?;

@@ -109,7 +109,7 @@ pub fn clear_gradient(leaf: &Tensor) -> Result<()> {
     if status == 0 { Ok(()) } else { Err(native_error("clear_gradient", message)) }
 }
 
-/// The error of a function of the shim, whose message this releases.
+/// The error of a function of the shim that gave `message`, which this releases.
 pub(super) fn native_error(operation: &'static str, message: *mut c_char) -> Error {
     let text = if message.is_null() {
         "out of memory".to_owned()

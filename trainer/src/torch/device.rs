@@ -65,6 +65,21 @@ fn open_cuda() -> bool {
     })
 }
 
+/// Whether operators must give the same bits at every run, which on a GPU costs flash attention's backward pass some speed and memory.
+///
+/// Call it before the first operator on a GPU, and before other threads read the environment: cuBLAS takes its fixed workspace from there,
+/// which this sets unless it is set. Operators of libtorch that have no such form warn of it from then on, each by name.
+///
+/// Source: `at::Context::setDeterministicAlgorithms` of libtorch 2.11.0; `_flash_attention_backward` asks for it (pytorch/pytorch 00afd8f2,
+/// `aten/src/ATen/native/transformers/cuda/attention_backward.cu`).
+pub fn set_deterministic(is_deterministic: bool) {
+    unsafe extern "C" {
+        fn ft_set_deterministic(is_deterministic: bool);
+    }
+    // SAFETY: sets flags of libtorch, and throws nothing.
+    unsafe { ft_set_deterministic(is_deterministic) };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

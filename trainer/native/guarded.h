@@ -1,4 +1,4 @@
-// What went wrong, as a C string that the caller releases with std::free.
+// Errors at the border to Rust: a function returns 0 when it did its work, else 1 with a message that ft_autograd_free_message releases.
 
 #pragma once
 
