@@ -17,6 +17,7 @@ fn main() {
         .include(libtorch.join("include"))
         .include(libtorch.join("include/torch/csrc/api/include"))
         .file("native/autograd.cpp")
+        .file("native/memory.cpp")
         .file("native/parallel.cpp")
         .file("native/stream.cpp")
         // The wheel was built with OpenMP; without this the headers would run everything on one thread.

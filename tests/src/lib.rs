@@ -9,4 +9,5 @@ pub mod metrics;
 pub mod nvrtc;
 pub mod program;
 pub mod scratch;
+pub mod sparse;
 pub mod tensors;
