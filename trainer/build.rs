@@ -18,6 +18,7 @@ fn main() {
         .include(libtorch.join("include/torch/csrc/api/include"))
         .file("native/attention.cpp")
         .file("native/autograd.cpp")
+        .file("native/memory.cpp")
         .file("native/optimizer.cpp")
         .file("native/parallel.cpp")
         .file("native/stream.cpp")

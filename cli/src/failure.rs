@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn codes_are_those_of_the_help() {
-        let too_large = ft_trainer::Error::DoesNotFit { resource: "disk space", needed_bytes: 2, available_bytes: 1, place: String::new() };
+        let (place, remedy) = (String::new(), ft_trainer::run::plan::Remedy::default());
+        let too_large = ft_trainer::Error::DoesNotFit { resource: "disk space", needed_bytes: 2, available_bytes: 1, place, remedy };
         assert_eq!(code(&file_error(io::ErrorKind::NotFound)), 1);
         assert_eq!(code(&file_error(io::ErrorKind::StorageFull)), 3);
         assert_eq!(code(&too_large.into()), 3);

@@ -3,12 +3,16 @@
 use ft_trainer::data::{LengthHistogram, Shape, Statistics};
 use ft_trainer::recipe::{Layers, Recipe};
 use ft_trainer::run::PlanReport;
+use ft_trainer::run::plan::{EXPECTED_UTILIZATION, MemoryPlace};
 
 use crate::terminal::Palette;
-use crate::units::{bytes, counted, duration, parameters, share, whole};
+use crate::units::{bytes, counted, duration, flops, parameters, share, whole};
 
 /// Width of the first column.
 const LABEL: usize = 12;
+
+/// Width of the first column of a table.
+const CLASS: usize = 17;
 
 /// Cells of the longest bar of a histogram.
 const BAR: usize = 40;
@@ -16,7 +20,7 @@ const BAR: usize = 40;
 /// What will be trained, on what, and where it goes.
 pub(crate) fn header(plan: &PlanReport, recipe: &Recipe, palette: Palette) -> String {
     let line = |label: &str, text: String| format!("{}{text}\n", palette.heading(&format!("{label:LABEL$}")));
-    let determinism = if recipe.training.deterministic || plan.device == "cpu" { "repeats exactly" } else { "repeats within rounding" };
+    let determinism = if recipe.training.deterministic || plan.machine.is_cpu() { "repeats exactly" } else { "repeats within rounding" };
     let mut text = line("model", format!("{}, {} parameters", plan.model.display(), parameters(plan.total_parameters)));
     text += &line("training", training(plan, recipe));
     text += &line("data", data(&plan.dataset));
@@ -45,20 +49,116 @@ pub(crate) fn header(plan: &PlanReport, recipe: &Recipe, palette: Palette) -> St
             recipe.optimizer.learning_rate,
             counted(plan.warmup_steps, "step"),
             plan.dtype,
-            if plan.device == "cpu" { "on the CPU".to_owned() } else { format!("on {}", plan.device) },
+            if plan.machine.is_cpu() { "on the CPU".to_owned() } else { device(plan) },
         ),
     );
-    let free = |available: Option<u64>| available.map_or(String::new(), |free| format!(" of {} free", bytes(free)));
-    text += &line("memory", format!("about {}{}", bytes(plan.memory_bytes), free(plan.memory_available_bytes)));
-    text +=
-        &line("output", format!("{}, about {}{}", plan.run_directory.display(), bytes(plan.disk_bytes), free(plan.disk_available_bytes)));
+    text += &line("work", work(plan));
+    let (memory, machine) = (&plan.memory, &plan.machine);
+    let host = format!("about {}{}", bytes(memory.host_bytes), free(machine.host_available_bytes));
+    if machine.is_cpu() {
+        text += &line("memory", host);
+    } else {
+        let device = format!("about {}{}", bytes(memory.device_bytes), free(machine.device_available_bytes));
+        text += &line("memory", format!("{device} on the device; {host} on the host"));
+    }
+    let disk = format!("about {}{}", bytes(plan.disk.needed_bytes), free(plan.disk_available_bytes));
+    text += &line("output", format!("{}, {disk}", plan.run_directory.display()));
     text.trim_end().to_owned()
 }
 
-/// Memory, class by class.
-pub(crate) fn memory(plan: &PlanReport) -> String {
-    let classes = plan.memory.iter().filter(|class| class.bytes > 0);
-    let lines: Vec<String> = classes.map(|class| format!("  {:LABEL$}  {:>9}", class.name, bytes(class.bytes))).collect();
+fn free(available: Option<u64>) -> String {
+    available.map_or(String::new(), |free| format!(" of {} free", bytes(free)))
+}
+
+/// The device by its names.
+fn device(plan: &PlanReport) -> String {
+    let machine = &plan.machine;
+    match (&machine.device_name, machine.device_available_bytes) {
+        (Some(name), _) => format!("on {} ({name})", machine.device),
+        (None, Some(size)) if !machine.is_here => format!("on a device of {}", bytes(size)),
+        _ => format!("on {}", machine.device),
+    }
+}
+
+/// Operations, and the time that they take where that can be said.
+fn work(plan: &PlanReport) -> String {
+    let amounts = format!("{} a step, {} in all", flops(plan.work_of_step.total_flops()), flops(plan.work.total_flops()));
+    match (plan.expected_seconds, plan.peak()) {
+        (Some(seconds), Some(peak)) => format!(
+            "{amounts}; about {} at {:.0}% of {:.0} TFLOP/s ({})",
+            duration(seconds),
+            EXPECTED_UTILIZATION * 100.0,
+            peak.flops_per_second / 1e12,
+            peak.name
+        ),
+        _ => amounts,
+    }
+}
+
+/// Memory, class by class, in a column for the device and one for the host; with what fuller batches would take.
+pub(crate) fn memory(plan: &PlanReport, palette: Palette) -> String {
+    let (memory, full) = (&plan.memory, &plan.memory_of_full_batches);
+    let is_cpu = plan.machine.is_cpu();
+    let cell = |count: u64| if count > 0 { bytes(count) } else { String::new() };
+    let row = |name: &str, device: u64, host: u64| {
+        let text = if is_cpu {
+            format!("  {name:CLASS$}  {:>9}", cell(host))
+        } else {
+            format!("  {name:CLASS$}  {:>9}  {:>9}", cell(device), cell(host))
+        };
+        text.trim_end().to_owned()
+    };
+    let mut names: Vec<&str> = Vec::new();
+    for class in memory.classes.iter().filter(|class| class.bytes > 0) {
+        if !names.contains(&class.name) {
+            names.push(class.name);
+        }
+    }
+    let heading =
+        if is_cpu { "memory by class".to_owned() } else { format!("{:CLASS$}    {:>9}  {:>9}", "memory by class", "device", "host") };
+    let mut lines = vec![palette.heading(&heading)];
+    lines.extend(names.iter().map(|&name| {
+        let bytes_in =
+            |place| memory.classes.iter().filter(|class| class.name == name && class.place == place).map(|class| class.bytes).sum();
+        row(name, bytes_in(MemoryPlace::Device), bytes_in(MemoryPlace::Host))
+    }));
+    lines.push(row("together", memory.device_bytes, memory.host_bytes));
+    lines.push(row("at most", full.device_bytes, full.host_bytes));
+    lines.push(format!(
+        "  The largest forward pass of this data has {} tokens, {} trained; `at most` is for sequences of max_tokens.",
+        whole(plan.largest_pass.tokens),
+        whole(plan.largest_pass.trained_tokens)
+    ));
+    lines.join("\n")
+}
+
+/// Operations, by what they are for.
+pub(crate) fn operations(plan: &PlanReport, palette: Palette) -> String {
+    let step = &plan.work_of_step;
+    let row = |name: &str, count: f64| format!("  {name:CLASS$}  {:>13}", flops(count));
+    [
+        palette.heading("operations of a step"),
+        row("forward", step.forward_flops),
+        row("backward", step.backward_flops),
+        row("again", step.recomputation_flops),
+        format!("  {} of {} parameters are active for a token.", parameters(plan.active_parameters), parameters(plan.total_parameters)),
+    ]
+    .join("\n")
+}
+
+/// What is written where.
+pub(crate) fn disk(plan: &PlanReport, palette: Palette) -> String {
+    let disk = &plan.disk;
+    let row = |name: &str, text: String| format!("  {name:CLASS$}  {text:>9}");
+    let count = if disk.checkpoints == 1 { "1 checkpoint".to_owned() } else { format!("{} checkpoints", disk.checkpoints) };
+    let mut lines = vec![
+        palette.heading("disk"),
+        row(&count, bytes(disk.checkpoint_bytes.saturating_mul(disk.checkpoints))),
+        row(if plan.training == "lora" { "adapter" } else { "model" }, bytes(disk.result_bytes)),
+    ];
+    if let Some(merged) = disk.merged_model_bytes {
+        lines.push(row("merged model", format!("{:>9}  if you merge it, experts as they are stored", bytes(merged))));
+    }
     lines.join("\n")
 }
 

@@ -84,7 +84,22 @@ pub(crate) fn percent(fraction: f64) -> String {
     }
 }
 
-/// The bytes that a text like `5GB`, `60KB` or `4096` names, in powers of 1000.
+/// `2.3e18` operations as `2,300 PFLOP`: in the unit that leaves one to four digits before the point.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most five digits, not negative")]
+pub(crate) fn flops(count: f64) -> String {
+    let names = ["FLOP", "KFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"];
+    let (mut value, mut name) = (count, names[0]);
+    for next in &names[1..] {
+        if value < 9999.5 {
+            break;
+        }
+        value /= 1000.0;
+        name = next;
+    }
+    if value < 99.95 { format!("{value:.1} {name}") } else { format!("{} {name}", whole(value.round() as u64)) }
+}
+
+/// The bytes that a text like `5GB`, `60KB` or `4096` names, in powers of 1000; `80GiB` is in powers of 1024.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let factor = match text[digits.len()..].to_ascii_uppercase().as_str() {
@@ -93,6 +108,10 @@ pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
         "M" | "MB" => Some(1_000_000),
         "G" | "GB" => Some(1_000_000_000),
         "T" | "TB" => Some(1_000_000_000_000),
+        "KIB" => Some(1 << 10),
+        "MIB" => Some(1 << 20),
+        "GIB" => Some(1 << 30),
+        "TIB" => Some(1 << 40),
         _ => None,
     };
     let count = digits.parse::<u64>().ok().filter(|&count| count > 0);
@@ -125,10 +144,15 @@ mod tests {
     }
 
     #[test]
+    fn operations_keep_up_to_four_digits() {
+        assert_eq!([flops(0.0), flops(999.0), flops(12_345.0), flops(2.3e18)], ["0.0 FLOP", "999 FLOP", "12.3 KFLOP", "2,300 PFLOP"]);
+    }
+
+    #[test]
     fn sizes_are_read_in_powers_of_1000() {
         assert_eq!(
-            [parse_bytes("5GB"), parse_bytes("60kb"), parse_bytes("4096"), parse_bytes("1T")].map(Result::unwrap),
-            [5_000_000_000, 60_000, 4096, 1_000_000_000_000]
+            [parse_bytes("5GB"), parse_bytes("60kb"), parse_bytes("4096"), parse_bytes("1T"), parse_bytes("80GiB")].map(Result::unwrap),
+            [5_000_000_000, 60_000, 4096, 1_000_000_000_000, 80 << 30]
         );
         for text in ["", "GB", "0", "-1", "1.5GB", "5 GB", "5XB", "99999999999T", "5\u{e9}"] {
             assert!(parse_bytes(text).is_err(), "{text}");

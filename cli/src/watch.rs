@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::progress::ByteProgress;
 use crate::report;
 use crate::terminal::Terminal;
-use crate::units::{bytes, duration, whole};
+use crate::units::{bytes, duration, percent, whole};
 
 /// Least time between two lines where stderr is no terminal; the first and the last step always have one.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
@@ -122,8 +122,9 @@ impl Observer for Watcher<'_> {
 
 /// The figures of a step on one line.
 fn figures(report: &StepReport, seconds_left: f64) -> String {
+    let utilization = report.model_flops_utilization.map_or(String::new(), |fraction| format!("  {} MFU", percent(fraction)));
     let mut text = format!(
-        "loss {:.4}  lr {:.2e}  gradient {:.2}  {:.0} tokens/s ({:.0} trained)  {}",
+        "loss {:.4}  lr {:.2e}  gradient {:.2}  {:.0} tokens/s ({:.0} trained){utilization}  {}",
         report.loss,
         report.learning_rate,
         report.gradient_norm,
@@ -176,14 +177,19 @@ mod tests {
             step_seconds: 2.0,
             tokens_per_second: 1000.0,
             trained_tokens_per_second: 250.0,
+            flops_per_second: 3e14,
+            model_flops_utilization: None,
             epoch: 0.1,
             peak_memory_bytes: 2_100_000_000,
+            host_peak_memory_bytes: None,
         };
         assert_eq!(
             figures(&report, 130.0),
             "loss 11.8765  lr 1.50e-4  gradient 2.35  1000 tokens/s (250 trained)  2.1 GB  2 min 10 s left"
         );
         assert!(figures(&report, 0.0).ends_with("2.1 GB"));
+        let report = StepReport { model_flops_utilization: Some(0.314), ..report };
+        assert!(figures(&report, 0.0).ends_with("(250 trained)  31.4% MFU  2.1 GB"));
     }
 
     #[test]

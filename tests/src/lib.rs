@@ -9,5 +9,6 @@ pub mod metrics;
 pub mod nvrtc;
 pub mod program;
 pub mod scratch;
+pub mod sparse;
 pub mod tensors;
 pub mod training_kernels;

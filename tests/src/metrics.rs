@@ -53,7 +53,7 @@ pub fn repeatable(run: &Path) -> Vec<Value> {
     let mut lines = lines(run);
     for line in &mut lines {
         if let Value::Object(fields) = line {
-            fields.retain(|key, _| !key.contains("second") && !key.contains("memory"));
+            fields.retain(|key, _| !["second", "memory", "utilization"].iter().any(|word| key.contains(word)));
         }
     }
     lines

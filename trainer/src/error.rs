@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tch::TchError;
 
 use crate::optimizer::MomentsKind;
+use crate::run::plan::Remedy;
 
 /// The result of the trainer's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -204,7 +205,7 @@ pub enum Error {
     /// A plan that needs more than the machine has.
     #[error("this run needs about {} of {resource}, but {} are free{place}", gigabytes(*needed_bytes), gigabytes(*available_bytes))]
     DoesNotFit {
-        /// `memory` or `disk space`.
+        /// `device memory`, `memory` or `disk space`.
         resource: &'static str,
         /// Bytes needed, by estimate.
         needed_bytes: u64,
@@ -212,6 +213,8 @@ pub enum Error {
         available_bytes: u64,
         /// Where, beginning with a space, or empty.
         place: String,
+        /// The settings that would help.
+        remedy: Remedy,
     },
     /// A stop that was asked for by a signal; the checkpoint is written.
     #[error("interrupted at step {step}; checkpoint written to {checkpoint}")]
@@ -303,12 +306,7 @@ impl ft_formats::Hint for Error {
             Self::CheckpointMismatch { .. } => {
                 Some("resume with the recipe saved in the run directory, or choose another `output.name`".to_owned())
             }
-            Self::DoesNotFit { resource: "memory", .. } => Some(
-                "lower `dataset.max_tokens` or `training.batch_sequences`, set `training.checkpoint_activations = true` or \
-                 `training.dtype = \"bf16\"`, or train `[lora]` instead of `[full]`"
-                    .to_owned(),
-            ),
-            Self::DoesNotFit { .. } => Some("free some space, lower `checkpoint.keep`, or choose another `output.directory`".to_owned()),
+            Self::DoesNotFit { resource, remedy, .. } => Some(fitting(resource, remedy)),
             Self::Torch { .. } if self.is_out_of_resources() => {
                 Some("lower `dataset.max_tokens` or `training.batch_sequences`, or set `training.checkpoint_activations = true`".to_owned())
             }
@@ -325,6 +323,25 @@ impl ft_formats::Hint for Error {
             _ => None,
         }
     }
+}
+
+/// What would make a run fit.
+fn fitting(resource: &str, remedy: &Remedy) -> String {
+    let needed = gigabytes(remedy.needed_bytes);
+    if remedy.suffices {
+        return format!("it fits with {remedy}: it needs about {needed} then");
+    }
+    let place = match (resource, remedy.device_gigabytes()) {
+        ("device memory", Some(gigabytes)) => format!("that takes a device of {gigabytes} GB"),
+        ("device memory", None) => "that is more than one device has: train `[lora]` instead of `[full]`, or a smaller model".to_owned(),
+        ("memory", _) => "that takes another machine, or a smaller model".to_owned(),
+        _ => "free some space, or choose another `output.directory`".to_owned(),
+    };
+    let needs = match remedy.settings.is_empty() {
+        true => format!("it needs {needed}"),
+        false => format!("with {remedy} it needs about {needed}"),
+    };
+    format!("no setting makes it fit; {needs}: {place}")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]

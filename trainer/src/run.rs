@@ -15,5 +15,5 @@ pub mod train;
 
 pub use observer::{Observer, StepReport};
 pub use outcome::TrainOutcome;
-pub use plan::PlanReport;
+pub use plan::{Machine, PlanReport};
 pub use train::{TrainOptions, plan_of as plan, train};

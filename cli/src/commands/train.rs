@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ft_trainer::recipe::Recipe;
-use ft_trainer::run::{TrainOptions, TrainOutcome, train};
+use ft_trainer::run::{Machine, TrainOptions, TrainOutcome, train};
 
 use super::plan;
 use crate::error::Result;
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
 /// Recipe, run, outcome.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
     if arguments.dry_run {
-        return plan::show(&arguments.recipe, &arguments.settings, arguments.json, terminal);
+        return plan::show(&arguments.recipe, &arguments.settings, Machine::here(), arguments.json, terminal);
     }
     let recipe = Recipe::from_file(&arguments.recipe, &arguments.settings)?;
     let mut watcher = Watcher::new(&recipe, terminal);

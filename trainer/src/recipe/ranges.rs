@@ -31,7 +31,6 @@ pub(super) fn check(recipe: &Recipe, tree: &Node) -> Vec<Found> {
         ("tracking.tensorboard", recipe.tracking.tensorboard),
         ("tracking.wandb", recipe.tracking.wandb.is_some()),
         ("quantization.aware", recipe.quantization.aware),
-        ("training.offload_activations", recipe.training.offload_activations),
     ];
     for (key, is_asked) in unsupported {
         if let Some(entry) = tree.get(key).filter(|_| is_asked) {

@@ -27,10 +27,18 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Trained tokens over seconds.
     pub trained_tokens_per_second: f64,
+    /// Floating-point operations of forward and backward pass over seconds; what is computed again to save memory is not counted.
+    pub flops_per_second: f64,
+    /// The same as a fraction of what the device could do in bf16, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model_flops_utilization: Option<f64>,
     /// Passes over the dataset, as a fraction, after the step.
     pub epoch: f64,
-    /// Largest resident memory of the process so far.
+    /// Most memory held so far: of tensors on a CUDA device, else of the whole process.
     pub peak_memory_bytes: u64,
+    /// Most host memory of the process so far, where the other figure is of a device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_peak_memory_bytes: Option<u64>,
 }
 
 /// Figures of one evaluation, as a line of `metrics.jsonl` holds them.

@@ -1,36 +1,39 @@
-//! What a run will do and what it needs, worked out before the first step.
+//! What a run will do and what it needs, worked out before the first step from the headers of the model and the lengths of the samples.
 //!
-//! Letters: t tokens of a forward pass, d model width, h query heads, g key/value heads, k head width, a active experts, f expert
-//! width, v vocabulary.
+//! Its parts: `machine` (what there is), `memory`, `disk` and `work` (what it takes), `passes` (the sizes of forward passes) and `remedy`
+//! (what would make it fit).
+
+mod disk;
+mod machine;
+mod memory;
+mod passes;
+mod remedy;
+mod work;
 
 use std::path::{Path, PathBuf};
 
 use ft_formats::checkpoint::{Checkpoint, Config, ExpertStorage, tensor_specs};
 use ft_formats::dtype::Dtype;
 use serde::Serialize;
-use tch::Kind;
 
 use super::directory::free_bytes;
 use super::session::{self, Samples};
 use crate::data::Statistics;
 use crate::error::{Error, Result};
-use crate::recipe::Recipe;
-use crate::torch::device;
-use crate::torch::functions::CHUNK_ELEMENTS;
+use crate::recipe::{Recipe, TrainingDtype};
 
-/// libtorch, the tokenizer, and the matrix kernels that oneDNN makes for each shape it meets.
-///
-/// Source: what the nano model takes on a CPU beyond its other classes, measured after some hundred steps.
-const LIBRARY_BYTES: u64 = 2_400_000_000;
+pub use disk::Disk;
+pub use machine::{Machine, Peak, peak};
+pub use memory::{Memory, MemoryClass, MemoryPlace, optimizer_bytes, parameters};
+pub use passes::{Pass, size_of};
+pub use remedy::Remedy;
+pub use work::{TrainedPart, Work, WorkModel, active_parameters};
 
-/// Bytes of one class of memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct MemoryClass {
-    /// What it is.
-    pub name: &'static str,
-    /// Estimated bytes.
-    pub bytes: u64,
-}
+use memory::Footprint;
+use remedy::{Change, Trial};
+
+/// The share of a device's peak that a run is expected to reach, until it is measured.
+pub const EXPECTED_UTILIZATION: f64 = 0.4;
 
 /// The resolved run.
 #[derive(Debug, Clone, Serialize)]
@@ -47,8 +50,11 @@ pub struct PlanReport {
     pub trained_parameters: u64,
     /// Elements of the base model.
     pub total_parameters: u64,
-    /// `cpu` or `cuda:0`.
-    pub device: String,
+    /// Elements of the matrices that a token meets in the base model.
+    pub active_parameters: u64,
+    /// What it is planned for.
+    #[serde(flatten)]
+    pub machine: Machine,
     /// Type of the activations.
     pub dtype: &'static str,
     /// The training data.
@@ -69,126 +75,208 @@ pub struct PlanReport {
     pub tokens: u64,
     /// Steps of warm-up.
     pub warmup_steps: usize,
-    /// Memory by class.
-    pub memory: Vec<MemoryClass>,
-    /// Their sum.
-    pub memory_bytes: u64,
-    /// Free memory, where it is known.
-    pub memory_available_bytes: Option<u64>,
+    /// The largest forward pass that the data make.
+    pub largest_pass: Pass,
+    /// Memory at the largest pass.
+    pub memory: Memory,
+    /// Memory if sequences were as long as the recipe allows, every token trained.
+    pub memory_of_full_batches: Memory,
     /// Checkpoints and the result.
-    pub disk_bytes: u64,
-    /// Free space where they go.
+    pub disk: Disk,
+    /// Free space where they go, on this machine.
     pub disk_available_bytes: Option<u64>,
+    /// Operations of a step, in the mean.
+    pub work_of_step: Work,
+    /// Operations of the whole run.
+    pub work: Work,
+    /// How long the whole run takes at [`EXPECTED_UTILIZATION`]; `None` where the peak of the device is not known.
+    pub expected_seconds: Option<f64>,
+    /// What is too little, if anything.
+    pub shortage: Option<Shortage>,
+    /// Settings that have no effect here, in sentences.
+    pub warnings: Vec<String>,
+    /// The costs that the operations come from.
+    #[serde(skip)]
+    pub work_model: WorkModel,
+}
+
+/// Something that there is too little of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shortage {
+    /// `device memory`, `memory` or `disk space`.
+    pub resource: &'static str,
+    /// Bytes needed, by estimate.
+    pub needed_bytes: u64,
+    /// Bytes free.
+    pub available_bytes: u64,
+    /// What would help.
+    pub remedy: Remedy,
 }
 
 impl PlanReport {
     /// # Errors
-    /// [`Error::DoesNotFit`] when memory or disk will not suffice.
+    /// [`Error::DoesNotFit`] when memory or disk will not suffice, with the settings that would help.
     pub fn check_fits(&self) -> Result<()> {
-        let too_little = |resource, needed_bytes, available: Option<u64>, place| match available {
-            Some(available_bytes) if needed_bytes > available_bytes => {
-                Err(Error::DoesNotFit { resource, needed_bytes, available_bytes, place })
-            }
-            _ => Ok(()),
-        };
-        too_little("memory", self.memory_bytes, self.memory_available_bytes, String::new())?;
-        let place = format!(" at {}", self.run_directory.display());
-        too_little("disk space", self.disk_bytes, self.disk_available_bytes, place)
+        let Some(Shortage { resource, needed_bytes, available_bytes, remedy }) = self.shortage.clone() else { return Ok(()) };
+        let place = if resource == DISK { format!(" at {}", self.run_directory.display()) } else { String::new() };
+        Err(Error::DoesNotFit { resource, needed_bytes, available_bytes, place, remedy })
+    }
+
+    /// The peak that this run is measured against: of bf16, on a device that is known.
+    #[must_use]
+    pub fn peak(&self) -> Option<Peak> {
+        self.machine.peak.filter(|_| self.dtype == "bf16")
     }
 }
 
-/// The plan of `recipe` for this machine.
+const DISK: &str = "disk space";
+
+/// The plan of `recipe` for `machine`. Of the checkpoint, only headers are read.
 ///
 /// # Errors
 /// A recipe that names layers that the model does not have.
-pub fn report(recipe: &Recipe, checkpoint: &Checkpoint, samples: &Samples) -> Result<PlanReport> {
+pub fn report(recipe: &Recipe, checkpoint: &Checkpoint, samples: &Samples, machine: Machine) -> Result<PlanReport> {
     let config = checkpoint.config();
-    let kind = Kind::from(recipe.training.dtype);
     let schedule = session::schedule(recipe, &samples.batches);
     let total_parameters = parameters(config);
-    let (training, trained_tensors, trained_parameters) = match recipe.lora() {
-        None => ("full", tensor_specs(config, ExpertStorage::Float(Dtype::F32)).len(), total_parameters),
-        Some(lora) => {
-            let targets = session::targets(&lora.targets, &lora.layers, config)?;
-            let parameters = targets.iter().map(|target| target.num_parameters(config, lora.rank)).sum();
-            ("lora", targets.len(), parameters)
-        }
+    let sizes = passes::sizes(samples);
+    let subject = Subject { checkpoint, sizes: &sizes, steps: schedule.total_steps, machine: &machine };
+    let targets = recipe.lora().map(|lora| session::targets(&lora.targets, &lora.layers, config)).transpose()?;
+    let (training, trained_tensors, part) = match (&targets, recipe.lora()) {
+        (Some(targets), Some(lora)) => ("lora", targets.len(), TrainedPart::Updates { rank: lora.rank, targets }),
+        _ => ("full", tensor_specs(config, ExpertStorage::Float(Dtype::F32)).len(), TrainedPart::Everything),
     };
+    let work_model = WorkModel::new(config, part, recipe.training.checkpoint_activations);
     let run_directory = Path::new(&recipe.output.directory).join(&recipe.output.name);
-    let step_tokens: Vec<usize> = (0..samples.batches.steps_per_epoch())
-        .flat_map(|step| samples.batches.step(step))
-        .map(|batch| batch.iter().map(|&sample| samples.train.samples[sample].ids.len()).sum())
-        .collect();
-    let epoch_tokens: usize = step_tokens.iter().sum();
-    let largest = step_tokens.iter().copied().max().unwrap_or(0);
-    let memory = memory(config, recipe, kind, largest as u64, total_parameters, trained_parameters);
-    let state_bytes = trained_parameters * 12;
-    let result_bytes = if training == "full" { total_parameters * bytes_of(kind) } else { trained_parameters * 4 };
-    let on_host = device::best() == tch::Device::Cpu;
-    #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-    let packing_efficiency = epoch_tokens as f64 / (samples.batches.num_sequences() * recipe.dataset.max_tokens).max(1) as f64;
-    Ok(PlanReport {
+    let steps_per_epoch = samples.batches.steps_per_epoch();
+    let epoch_tokens: usize = sizes.iter().map(|(tokens, _)| tokens).sum();
+    let work_of_step = work_model.of(sizes.iter().copied()) * (1.0 / wide(steps_per_epoch.max(1)));
+    let work = work_of_step * wide(schedule.total_steps);
+    let dtype = if recipe.training.dtype == TrainingDtype::F32 { "f32" } else { "bf16" };
+    let leaves = leaves(recipe, config)?;
+    let disk_available_bytes = if machine.is_here { free_bytes(&run_directory) } else { None };
+    let disk = subject.disk(recipe)?;
+    let mut plan = PlanReport {
         model: checkpoint.path().to_path_buf(),
-        disk_available_bytes: free_bytes(&run_directory),
         run_directory,
         training,
         trained_tensors,
-        trained_parameters,
+        trained_parameters: leaves.iter().sum(),
         total_parameters,
-        device: if on_host { "cpu".to_owned() } else { "cuda:0".to_owned() },
-        dtype: if kind == Kind::Float { "f32" } else { "bf16" },
+        active_parameters: active_parameters(config),
+        dtype,
         dataset: samples.train.statistics.clone(),
         train_samples: samples.train.samples.len(),
         validation_samples: samples.validation.samples.len(),
         sequences: samples.batches.num_sequences(),
-        packing_efficiency,
-        steps_per_epoch: samples.batches.steps_per_epoch(),
+        packing_efficiency: wide(epoch_tokens) / wide((samples.batches.num_sequences() * recipe.dataset.max_tokens).max(1)),
+        steps_per_epoch,
         steps: schedule.total_steps,
-        tokens: (epoch_tokens * schedule.total_steps / samples.batches.steps_per_epoch().max(1)) as u64,
+        tokens: (epoch_tokens * schedule.total_steps / steps_per_epoch.max(1)) as u64,
         warmup_steps: schedule.warmup_steps,
-        memory_bytes: memory.iter().map(|class| class.bytes).sum(),
-        memory,
-        memory_available_bytes: if on_host { device::available_memory_bytes() } else { None },
-        // One more than is kept, while the newest is being written.
-        disk_bytes: state_bytes * (recipe.checkpoint.keep as u64 + 1) + result_bytes,
-    })
-}
-
-/// Elements of the model.
-#[must_use]
-pub fn parameters(config: &Config) -> u64 {
-    tensor_specs(config, ExpertStorage::Float(Dtype::F32)).iter().map(|spec| spec.shape.iter().product::<usize>() as u64).sum()
-}
-
-fn bytes_of(kind: Kind) -> u64 {
-    if kind == Kind::Float { 4 } else { 2 }
-}
-
-/// Memory by class. Activations are counted from the tensors that each part of a layer keeps for backward.
-fn memory(config: &Config, recipe: &Recipe, kind: Kind, tokens: u64, total: u64, trained: u64) -> Vec<MemoryClass> {
-    let width = config.hidden_size as u64;
-    let heads = ((config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim) as u64;
-    let (active, inner) = (config.num_experts_per_token as u64, config.intermediate_size as u64);
-    let element = bytes_of(kind);
-    // Per token of one layer: norms and residuals (6 d), heads before and after rotation (3), and for each active expert its input, both
-    // projections and the activation; the f32 temporaries of the widest of them come on top.
-    let kept = 6 * width + 3 * heads + active * (2 * width + 3 * inner);
-    let temporaries = active * inner * 4 * 8;
-    let layers = config.num_hidden_layers as u64;
-    let activations = if recipe.training.checkpoint_activations {
-        tokens * (layers * width * element + kept * element + temporaries)
-    } else {
-        tokens * (layers * kept * element + temporaries)
+        largest_pass: passes::largest(&sizes, recipe),
+        memory: subject.memory(recipe, passes::largest(&sizes, recipe))?,
+        memory_of_full_batches: subject.memory(recipe, passes::full(recipe))?,
+        shortage: subject.shortage(recipe, disk_available_bytes)?,
+        disk,
+        disk_available_bytes,
+        work_of_step,
+        work,
+        expected_seconds: None,
+        warnings: warnings(recipe, &machine),
+        work_model,
+        machine,
     };
-    let is_full = recipe.lora().is_none();
-    let logits = (config.vocab_size as u64 * tokens).min(CHUNK_ELEMENTS.unsigned_abs()) * element;
-    vec![
-        MemoryClass { name: "weights", bytes: total * if is_full { 4 } else { element } },
-        MemoryClass { name: "adapters", bytes: if is_full { 0 } else { trained * 4 } },
-        MemoryClass { name: "gradients", bytes: trained * 4 },
-        MemoryClass { name: "optimizer", bytes: trained * 8 },
-        MemoryClass { name: "activations", bytes: activations },
-        MemoryClass { name: "logits", bytes: logits },
-        MemoryClass { name: "libraries", bytes: LIBRARY_BYTES },
-    ]
+    plan.expected_seconds = plan.peak().map(|peak| work.total_flops() / (EXPECTED_UTILIZATION * peak.flops_per_second));
+    Ok(plan)
+}
+
+/// What a plan is made of that no setting changes.
+struct Subject<'a> {
+    checkpoint: &'a Checkpoint,
+    /// (tokens, trained tokens) of each sample.
+    sizes: &'a [(usize, usize)],
+    steps: usize,
+    machine: &'a Machine,
+}
+
+impl Subject<'_> {
+    fn memory(&self, recipe: &Recipe, pass: Pass) -> Result<Memory> {
+        let config = self.checkpoint.config();
+        let leaves = leaves(recipe, config)?;
+        let storage = self.checkpoint.expert_storage();
+        Ok(Footprint { config, storage, recipe, leaves: &leaves, pass, is_on_device: !self.machine.is_cpu() }.memory())
+    }
+
+    fn memory_of_data(&self, recipe: &Recipe) -> Result<Memory> {
+        self.memory(recipe, passes::largest(self.sizes, recipe))
+    }
+
+    fn disk(&self, recipe: &Recipe) -> Result<Disk> {
+        Ok(disk::disk(recipe, &leaves(recipe, self.checkpoint.config())?, self.steps, self.checkpoint.total_bytes()))
+    }
+
+    /// The first of device memory, host memory and disk that is too little.
+    fn shortage(&self, recipe: &Recipe, disk_available_bytes: Option<u64>) -> Result<Option<Shortage>> {
+        let Machine { device_available_bytes, host_available_bytes, .. } = *self.machine;
+        let within = |needed: u64, available: Option<u64>| available.is_none_or(|available| needed <= available);
+        let fits = |recipe: &Recipe| {
+            let memory = self.memory_of_data(recipe)?;
+            Ok(within(memory.device_bytes, device_available_bytes) && within(memory.host_bytes, host_available_bytes))
+        };
+        let fits_disk = |recipe: &Recipe| Ok(within(self.disk(recipe)?.needed_bytes, disk_available_bytes));
+        let on_device = |recipe: &Recipe| Ok(self.memory_of_data(recipe)?.device_bytes);
+        let on_host = |recipe: &Recipe| Ok(self.memory_of_data(recipe)?.host_bytes);
+        let on_disk = |recipe: &Recipe| Ok(self.disk(recipe)?.needed_bytes);
+        let longest_sample = self.sizes.iter().map(|(tokens, _)| *tokens).max().unwrap_or(0);
+        let of_device = Trial { needed: &on_device, fits: &fits, longest_sample };
+        let of_host = Trial { needed: &on_host, fits: &fits, longest_sample };
+        let of_disk = Trial { needed: &on_disk, fits: &fits_disk, longest_sample };
+        for (resource, trial, available, changes) in [
+            ("device memory", of_device, device_available_bytes, &Change::OF_DEVICE[..]),
+            ("memory", of_host, host_available_bytes, &Change::OF_HOST),
+            (DISK, of_disk, disk_available_bytes, &Change::OF_DISK),
+        ] {
+            let needed_bytes = (trial.needed)(recipe)?;
+            if let Some(available_bytes) = available.filter(|&available| needed_bytes > available) {
+                let remedy = trial.remedy(recipe, changes)?;
+                return Ok(Some(Shortage { resource, needed_bytes, available_bytes, remedy }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Elements of every tensor that `recipe` trains: both halves of each update, or every weight.
+fn leaves(recipe: &Recipe, config: &Config) -> Result<Vec<u64>> {
+    let Some(lora) = recipe.lora() else {
+        let specs = tensor_specs(config, ExpertStorage::Float(Dtype::F32));
+        return Ok(specs.iter().map(|spec| spec.shape.iter().product::<usize>() as u64).collect());
+    };
+    let targets = session::targets(&lora.targets, &lora.layers, config)?;
+    let halves = |experts: usize, width: usize| experts as u64 * lora.rank as u64 * width as u64;
+    Ok(targets
+        .iter()
+        .flat_map(|target| {
+            let [experts, input, output] = target.dims(config);
+            [halves(experts, input), halves(experts, output)]
+        })
+        .collect())
+}
+
+/// Settings that have no effect on `machine`.
+fn warnings(recipe: &Recipe, machine: &Machine) -> Vec<String> {
+    let training = &recipe.training;
+    let mut warnings = Vec::new();
+    if training.offload_activations && machine.is_cpu() {
+        warnings.push("`training.offload_activations` has no effect on a CPU: the activations are in host memory".to_owned());
+    } else if training.offload_activations && !training.checkpoint_activations {
+        warnings.push("`training.offload_activations` has no effect without `training.checkpoint_activations = true`".to_owned());
+    }
+    warnings
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+fn wide(count: usize) -> f64 {
+    count as f64
 }

@@ -11,7 +11,7 @@ use super::directory::{Log, RunDirectory, write_atomically};
 use super::evaluation::evaluate;
 use super::observer::{Observer, StepReport};
 use super::outcome::TrainOutcome;
-use super::plan::{self, PlanReport};
+use super::plan::{self, Machine, PlanReport, size_of};
 use super::result::write_model;
 use super::samples;
 use super::session::{self, Samples, Session, Trained};
@@ -22,7 +22,7 @@ use crate::loss::{Batch, loss, total_weight};
 use crate::model::Activations;
 use crate::optimizer::{Schedule, clip, gradient_norm, read_together};
 use crate::recipe::{Recipe, Training};
-use crate::torch::device::{self, peak_memory_bytes};
+use crate::torch::device::{self, host_peak_memory_bytes, peak_memory_bytes};
 use crate::torch::functions::InputKept;
 use crate::torch::ops::{self, Named, zeros};
 
@@ -46,14 +46,15 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
     checkpoint.check_vocabulary()?;
     let samples = session::read_samples(recipe)?;
-    let plan = plan::report(recipe, &checkpoint, &samples)?;
+    let plan = plan::report(recipe, &checkpoint, &samples, Machine::here())?;
     plan.check_fits()?;
     let directory = RunDirectory::open(&plan.run_directory, options.resume)?;
     let stop =
         StopRequest::listen().map_err(|source| Error::Io { action: "listen for signals in", path: directory.path().into(), source })?;
-    let mut run = Run::open(recipe, &checkpoint, samples, directory, observer)?;
+    let mut run = Run::open(recipe, &checkpoint, samples, &plan, directory, observer)?;
     write_atomically(&run.directory.path().join("recipe.toml"), recipe.to_toml().as_bytes())?;
     observer.started(&plan, run.state.step);
+    plan.warnings.iter().for_each(|warning| observer.warning(warning));
     while run.state.step < run.schedule.total_steps {
         run.step(observer)?;
         if stop.is_asked() {
@@ -81,6 +82,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
 struct Run<'a> {
     recipe: &'a Recipe,
     samples: Samples,
+    plan: &'a PlanReport,
     schedule: Schedule,
     session: Session,
     directory: RunDirectory,
@@ -97,6 +99,7 @@ impl<'a> Run<'a> {
         recipe: &'a Recipe,
         checkpoint: &Checkpoint,
         samples: Samples,
+        plan: &'a PlanReport,
         directory: RunDirectory,
         observer: &mut dyn Observer,
     ) -> Result<Self> {
@@ -125,7 +128,7 @@ impl<'a> Run<'a> {
         };
         let metrics = Log::open(directory.path().join("metrics.jsonl"), state.metrics_bytes)?;
         let answers = Log::open(directory.path().join("samples.md"), state.samples_bytes)?;
-        Ok(Self { recipe, samples, schedule, session, directory, metrics, answers, state, saved: None })
+        Ok(Self { recipe, samples, plan, schedule, session, directory, metrics, answers, state, saved: None })
     }
 
     /// One step, and what falls due after it.
@@ -199,6 +202,9 @@ impl<'a> Run<'a> {
 
         let tokens = step_samples().map(|sample| sample.ids.len()).sum();
         let step_seconds = start.elapsed().as_secs_f64();
+        let flops = self.plan.work_model.of(step_samples().map(size_of)).model_flops();
+        let flops_per_second = if step_seconds > 0.0 { flops / step_seconds } else { 0.0 };
+        let device = self.session.model.device;
         Ok(StepReport {
             step: done + 1,
             loss: step_loss,
@@ -209,8 +215,11 @@ impl<'a> Run<'a> {
             step_seconds,
             tokens_per_second: per_second(tokens, step_seconds),
             trained_tokens_per_second: per_second(trained_tokens, step_seconds),
+            flops_per_second,
+            model_flops_utilization: self.plan.peak().map(|peak| flops_per_second / peak.flops_per_second),
             epoch: per_second(done + 1, per_second(self.samples.batches.steps_per_epoch(), 1.0)),
-            peak_memory_bytes: peak_memory_bytes(),
+            peak_memory_bytes: peak_memory_bytes(device),
+            host_peak_memory_bytes: (device != Device::Cpu).then(host_peak_memory_bytes),
         })
     }
 
@@ -292,13 +301,13 @@ fn origins<'a>(samples: impl Iterator<Item = &'a Sample>) -> String {
     format!(", in a step of {}{more}", names.join(", "))
 }
 
-/// What a run of `recipe` would do and need, without doing it.
+/// What a run of `recipe` would do and need on `machine`, without doing it and without reading a weight.
 ///
 /// # Errors
 /// Anything wrong with recipe, model or data.
-pub fn plan_of(recipe: &Recipe) -> Result<PlanReport> {
+pub fn plan_of(recipe: &Recipe, machine: Machine) -> Result<PlanReport> {
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
     checkpoint.check_vocabulary()?;
     let samples = session::read_samples(recipe)?;
-    plan::report(recipe, &checkpoint, &samples)
+    plan::report(recipe, &checkpoint, &samples, machine)
 }

@@ -1,9 +1,17 @@
 //! Which device to compute on: the CPU, or a CUDA device whose library is opened at run time.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_int};
 use std::sync::OnceLock;
 
 use tch::Device;
+
+use super::gpu;
+
+unsafe extern "C" {
+    fn ft_device_memory(device: c_int, free_bytes: *mut u64, total_bytes: *mut u64) -> c_int;
+    fn ft_device_peak_memory(device: c_int, bytes: *mut u64) -> c_int;
+    fn ft_expand_segments() -> c_int;
+}
 
 /// The device that this machine offers: the first CUDA device when libtorch's CUDA half and a driver are there, else the CPU.
 #[must_use]
@@ -28,11 +36,48 @@ fn keep_freed_memory() {
     }
 }
 
-/// Peak memory of this process in bytes: device memory on CUDA is not counted, resident host memory is.
+/// The name that the driver has for `device`, such as `NVIDIA H100 80GB HBM3`; `None` for the CPU, or where it cannot be asked.
+#[must_use]
+pub fn name(device: Device) -> Option<String> {
+    let Device::Cuda(ordinal) = device else { return None };
+    gpu::gpu("name", ordinal).ok()?.name().ok()
+}
+
+/// Memory of a CUDA device in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Held by no process.
+    pub free_bytes: u64,
+    /// All of it.
+    pub total_bytes: u64,
+}
+
+/// Memory of `device`; `None` for the CPU, or where libtorch has no such device.
+#[must_use]
+pub fn memory(device: Device) -> Option<DeviceMemory> {
+    let Device::Cuda(ordinal) = device else { return None };
+    let (mut free_bytes, mut total_bytes) = (0, 0);
+    // SAFETY: writes two numbers, and throws nothing.
+    let status = unsafe { ft_device_memory(c_int::try_from(ordinal).ok()?, &raw mut free_bytes, &raw mut total_bytes) };
+    (status == 0).then_some(DeviceMemory { free_bytes, total_bytes })
+}
+
+/// The most memory that a run on `device` has held, in bytes: tensors on a CUDA device, else what [`host_peak_memory_bytes`] says.
+#[must_use]
+pub fn peak_memory_bytes(device: Device) -> u64 {
+    let Device::Cuda(ordinal) = device else { return host_peak_memory_bytes() };
+    let mut bytes = 0;
+    let ordinal = c_int::try_from(ordinal).unwrap_or(c_int::MAX);
+    // SAFETY: writes one number, and throws nothing; where it fails the number stays 0.
+    let _ = unsafe { ft_device_peak_memory(ordinal, &raw mut bytes) };
+    bytes
+}
+
+/// The most host memory that this process has held, in bytes.
 ///
 /// Source: `VmHWM` of proc(5); 0 where there is none.
 #[must_use]
-pub fn peak_memory_bytes() -> u64 {
+pub fn host_peak_memory_bytes() -> u64 {
     status_bytes("VmHWM:")
 }
 
@@ -61,7 +106,11 @@ fn open_cuda() -> bool {
     *OPENED.get_or_init(|| {
         let Ok(name) = CString::new("libtorch_cuda.so") else { return false };
         // SAFETY: dlopen of a library by name; its initialisers register CUDA with libtorch. The handle stays open for good.
-        !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null()
+        let is_open = !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null();
+        if is_open && !ALLOCATOR_VARIABLES.iter().any(|variable| std::env::var_os(variable).is_some()) {
+            expand_segments();
+        }
+        is_open
     })
 }
 
@@ -80,14 +129,36 @@ pub fn set_deterministic(is_deterministic: bool) {
     unsafe { ft_set_deterministic(is_deterministic) };
 }
 
+/// Variables by which a user tells libtorch's allocator what to do; then nothing is changed.
+const ALLOCATOR_VARIABLES: [&str; 2] = ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"];
+
+/// What `PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True` does, without a change of the environment, which other threads may be reading.
+/// Sequences differ in length from step to step; in segments of a fixed size the room between their tensors would be lost.
+fn expand_segments() -> bool {
+    // SAFETY: sets a parameter of the allocator, and throws nothing.
+    unsafe { ft_expand_segments() != 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn memory_figures_are_read() {
-        assert!(peak_memory_bytes() > 0);
+        assert!(host_peak_memory_bytes() > 0);
+        assert!(peak_memory_bytes(Device::Cpu) > 0);
         assert!(available_memory_bytes().unwrap() > 0);
+    }
+
+    #[test]
+    fn a_device_that_is_not_there_has_no_memory_and_no_name() {
+        assert_eq!((memory(Device::Cuda(100)), name(Device::Cuda(100)), peak_memory_bytes(Device::Cuda(100))), (None, None, 0));
+        assert_eq!((memory(Device::Cpu), name(Device::Cpu)), (None, None));
+    }
+
+    #[test]
+    fn the_allocator_takes_growing_segments() {
+        assert!(expand_segments());
     }
 
     #[test]
