@@ -108,6 +108,27 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
+// The largest of the threads of a block, the same in each of them; none is a NaN.
+__device__ __forceinline__ float block_max(float value) {
+    __shared__ float largest[THREADS / 32];
+#pragma unroll
+    for (unsigned int distance = 1; distance < 32; distance *= 2) {
+        value = fmaxf(value, __shfl_xor_sync(WARP, value, distance));
+    }
+    if (threadIdx.x % 32 == 0) {
+        largest[threadIdx.x / 32] = value;
+    }
+    __syncthreads();
+    value = largest[0];
+#pragma unroll
+    for (unsigned int warp = 1; warp < THREADS / 32; ++warp) {
+        value = fmaxf(value, largest[warp]);
+    }
+    // The next ones are written when all have read these.
+    __syncthreads();
+    return value;
+}
+
 // The sum over the threads of a block, the same in each of them: of each warp, then of the warps in their order.
 __device__ __forceinline__ float block_sum(float value) {
     __shared__ float sums[THREADS / 32];

@@ -9,6 +9,7 @@
 mod cache;
 mod combine;
 mod compiler;
+mod cross_entropy;
 mod driver;
 mod error;
 mod expert_bias;
@@ -22,6 +23,7 @@ mod swiglu;
 
 pub use combine::{Combine, CombineTypes};
 pub use compiler::{Compiled, Compiler, KERNELS, KernelSource, Target};
+pub use cross_entropy::CrossEntropy;
 pub use error::{CudaError, Unavailable};
 pub use expert_bias::ExpertBias;
 pub use gpu::{DeviceBuffer, DeviceTimer, Gpu};

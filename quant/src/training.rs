@@ -6,12 +6,14 @@
 //! fit are the caller's mistake, and panic.
 
 mod combine;
+mod cross_entropy;
 mod expert_bias;
 mod rms_norm;
 mod rope;
 mod swiglu;
 
 pub use combine::{Slots, combine, combine_backward};
+pub use cross_entropy::cross_entropy;
 pub use expert_bias::{BiasByExpert, add_expert_bias};
 pub use rms_norm::{rms_norm, rms_norm_backward, rms_norm_weight_gradient};
 pub use rope::rope;

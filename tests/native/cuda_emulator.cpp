@@ -35,6 +35,9 @@ namespace combine {
 namespace expert_bias {
 #include "../../quant/kernels/expert_bias.cu"
 }
+namespace cross_entropy {
+#include "../../quant/kernels/cross_entropy.cu"
+}
 
 // ---- Kernels by name -----------------------------------------------------------------------------------------------------------------
 
@@ -90,6 +93,8 @@ static const std::map<std::string, Launcher> &kernels() {
         KERNEL(combine, combine_backward_f32_f32),
         KERNEL(expert_bias, expert_bias_bf16),
         KERNEL(expert_bias, expert_bias_f32),
+        KERNEL(cross_entropy, cross_entropy_bf16),
+        KERNEL(cross_entropy, cross_entropy_f32),
     };
     return all;
 }

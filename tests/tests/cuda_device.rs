@@ -6,7 +6,9 @@ use ft_quant::cuda::Gpu;
 use ft_quant::mxfp4::{BLOCK_ELEMENTS, ScaleRule};
 use ft_tests::codec::{Packed, Random, awkward_hints, awkward_values, compare_all, compare_pack, compare_unpack, packings};
 use ft_tests::nvrtc;
-use ft_tests::training_kernels::{compare_combine, compare_expert_bias, compare_gather, compare_rms_norm, compare_rope, compare_swiglu};
+use ft_tests::training_kernels::{
+    compare_combine, compare_cross_entropy, compare_expert_bias, compare_gather, compare_rms_norm, compare_rope, compare_swiglu,
+};
 
 /// The first device; what is missing is said past the test runner, which hides what passing tests print.
 fn gpu(test: &str) -> Option<Gpu> {
@@ -75,5 +77,12 @@ fn combine_on_the_device_is_what_its_definition_says() {
 fn expert_bias_on_the_device_is_what_its_definition_says() {
     if let Some(gpu) = gpu("expert_bias_on_the_device_is_what_its_definition_says") {
         compare_expert_bias(&gpu);
+    }
+}
+
+#[test]
+fn cross_entropy_on_the_device_is_what_its_definition_says() {
+    if let Some(gpu) = gpu("cross_entropy_on_the_device_is_what_its_definition_says") {
+        compare_cross_entropy(&gpu);
     }
 }

@@ -6,13 +6,16 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ft_quant::cuda::{
-    Combine, CombineTypes, Compiler, CudaError, ElementType, ExpertBias, Gpu, KERNELS, KernelSource, Layout, PackedPointers, Swiglu, Target,
+    Combine, CombineTypes, Compiler, CrossEntropy, CudaError, ElementType, ExpertBias, Gpu, KERNELS, KernelSource, Layout, PackedPointers,
+    Swiglu, Target,
 };
 use ft_quant::mxfp4::{self, BLOCK_BYTES, BLOCK_ELEMENTS, Rounding, ScaleRule};
 use ft_tests::codec::{Packed, Random, awkward_values, compare_all, compare_pack, packings};
 use ft_tests::nvrtc;
 use ft_tests::program::{built, succeed};
-use ft_tests::training_kernels::{compare_combine, compare_expert_bias, compare_gather, compare_rms_norm, compare_rope, compare_swiglu};
+use ft_tests::training_kernels::{
+    compare_combine, compare_cross_entropy, compare_expert_bias, compare_gather, compare_rms_norm, compare_rope, compare_swiglu,
+};
 use half::{bf16, f16};
 
 /// The architectures that ft is meant for: A100, H100 and H200, B200.
@@ -149,6 +152,11 @@ fn expert_bias_on_the_host_is_what_its_definition_says() {
 }
 
 #[test]
+fn cross_entropy_on_the_host_is_what_its_definition_says() {
+    on_the_host(compare_cross_entropy);
+}
+
+#[test]
 fn launches_that_no_kernel_takes_are_refused() {
     let (_, _guard) = emulator();
     let gpu = emulated_gpu();
@@ -183,6 +191,16 @@ fn launches_that_no_kernel_takes_are_refused() {
     assert_eq!(combine(Combine { weights: Some(6), ..of }, None, None), misaligned("weights", 4));
     assert_eq!(combine(Combine { row_of_slot: 2, ..of }, None, None), misaligned("row_of_slot", 4));
     assert_eq!(combine(Combine { tokens: 1 << 30, active: 4, ..of }, None, None), too_large("slots", 1 << 32));
+    let of = CrossEntropy { element, rows: 1, vocabulary: 1, logits: 2, targets: 8, weights: 4 };
+    // SAFETY: as above.
+    let cross_entropy = |of, losses| unsafe { gpu.cross_entropy_on(0, of, true, losses) };
+    assert_eq!(cross_entropy(CrossEntropy { logits: 1, ..of }, 4), misaligned("logits", 2));
+    assert_eq!(cross_entropy(CrossEntropy { targets: 4, ..of }, 4), misaligned("targets", 8));
+    assert_eq!(cross_entropy(CrossEntropy { weights: 2, ..of }, 4), misaligned("weights", 4));
+    assert_eq!(cross_entropy(of, 2), misaligned("losses", 4));
+    assert_eq!(cross_entropy(CrossEntropy { vocabulary: 1 << 31, ..of }, 4), too_large("vocabulary", 1 << 31));
+    assert_eq!(cross_entropy(CrossEntropy { rows: 1 << 31, ..of }, 4), too_large("rows", 1 << 31));
+    assert_eq!(cross_entropy(CrossEntropy { rows: 0, ..of }, 4), Ok(()));
 }
 
 #[test]

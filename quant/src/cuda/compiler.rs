@@ -41,8 +41,11 @@ pub(super) const COMBINE: KernelSource = KernelSource { name: "combine.cu", text
 
 pub(super) const EXPERT_BIAS: KernelSource = KernelSource { name: "expert_bias.cu", text: include_str!("../../kernels/expert_bias.cu") };
 
+pub(super) const CROSS_ENTROPY: KernelSource =
+    KernelSource { name: "cross_entropy.cu", text: include_str!("../../kernels/cross_entropy.cu") };
+
 /// Every kernel file.
-pub const KERNELS: [KernelSource; 7] = [UNPACK, PACK, SWIGLU, RMS_NORM, ROPE, COMBINE, EXPERT_BIAS];
+pub const KERNELS: [KernelSource; 8] = [UNPACK, PACK, SWIGLU, RMS_NORM, ROPE, COMBINE, EXPERT_BIAS, CROSS_ENTROPY];
 
 /// How all of them are compiled. Nothing is flushed or fused, whatever NVRTC's defaults become; the last one has registers and spills of
 /// every kernel written to the log.

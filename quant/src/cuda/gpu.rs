@@ -197,6 +197,7 @@ pub(super) struct Modules {
     pub(super) rope: LazyModule,
     pub(super) combine: LazyModule,
     pub(super) expert_bias: LazyModule,
+    pub(super) cross_entropy: LazyModule,
 }
 
 impl Modules {
@@ -209,6 +210,7 @@ impl Modules {
             rope: LazyModule::new(compiler::ROPE),
             combine: LazyModule::new(compiler::COMBINE),
             expert_bias: LazyModule::new(compiler::EXPERT_BIAS),
+            cross_entropy: LazyModule::new(compiler::CROSS_ENTROPY),
         }
     }
 }

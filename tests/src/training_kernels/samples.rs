@@ -9,7 +9,7 @@ use crate::codec::Random;
 /// Half a unit of an f32 between 1 and 2.
 pub(super) const UNIT: f64 = 1.0 / (1u64 << 24) as f64;
 
-/// bf16 or f32, or the i32 of an index.
+/// bf16 or f32, or the i32 or i64 of an index.
 pub(super) trait Stored: Copy {
     fn bytes(self) -> Vec<u8>;
     fn read(bytes: &[u8]) -> Self;
@@ -42,6 +42,18 @@ impl Stored for i32 {
 
     fn read(bytes: &[u8]) -> Self {
         Self::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
+impl Stored for i64 {
+    fn bytes(self) -> Vec<u8> {
+        self.to_le_bytes().to_vec()
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        let mut all = [0; 8];
+        all.copy_from_slice(bytes);
+        Self::from_le_bytes(all)
     }
 }
 
@@ -121,13 +133,16 @@ pub(super) fn magnitudes<T: Sample>(values: &[T]) -> Vec<T> {
     values.iter().map(|value| T::of(value.to_f32().abs())).collect()
 }
 
-/// Whether each element is the exact value, but for a bound of its own and the one rounding to T; NaN where that is.
+/// Whether each element is the exact value, but for a bound of its own and the one rounding to T; NaN or infinite where that is.
 pub(super) fn assert_close<T: Sample>(found: &[T], exact: &[f64], bound: impl Fn(usize) -> f64, case: &str) {
     assert_eq!(found.len(), exact.len(), "{case}");
     for (index, (found, &exact)) in found.iter().zip(exact).enumerate() {
         // A bound that is no number comes from what does not reach this element.
         let (found, bound) = (f64::from(found.to_f32()), bound(index).max(0.0));
-        let is_close = if exact.is_nan() { found.is_nan() } else { (found - exact).abs() <= bound + T::ROUNDING * (exact.abs() + bound) };
+        let is_close = match exact.is_finite() {
+            true => (found - exact).abs() <= bound + T::ROUNDING * (exact.abs() + bound),
+            false => found == exact || (found.is_nan() && exact.is_nan()),
+        };
         assert!(is_close, "{case}, element {index}: {found}, expected {exact} within {bound}");
     }
 }

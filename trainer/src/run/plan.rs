@@ -24,7 +24,7 @@ use crate::recipe::{Recipe, TrainingDtype};
 
 pub use disk::Disk;
 pub use machine::{Machine, Peak, peak};
-pub use memory::{Memory, MemoryClass, MemoryPlace, optimizer_bytes, parameters};
+pub use memory::{Memory, MemoryClass, MemoryPlace, parameters};
 pub use passes::{Pass, size_of};
 pub use remedy::Remedy;
 pub use work::{TrainedPart, Work, WorkModel, active_parameters};

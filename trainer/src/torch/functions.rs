@@ -10,7 +10,7 @@ mod routing_weights;
 mod rows;
 mod swiglu;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 
 pub use attention::{AttentionSpan, sink_attention};
 pub use checkpoint::{InputKept, checkpoint};

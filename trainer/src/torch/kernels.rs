@@ -5,11 +5,11 @@
 //! the tensors, in an order that depends on the shapes alone.
 //!
 //! Letters: r rows, f expert width, t tokens, d model width, h heads, k head width, p pairs (k / 2), e experts, a active experts of a token,
-//! n rows of all experts, o output width.
+//! n rows of all experts (or of logits), o output width, v vocabulary.
 
 use std::sync::Arc;
 
-use ft_quant::cuda::{Combine, CombineTypes, ElementType, ExpertBias, Gpu, RmsNorm, Rope, Swiglu, rms_norm_slices};
+use ft_quant::cuda::{Combine, CombineTypes, CrossEntropy, ElementType, ExpertBias, Gpu, RmsNorm, Rope, Swiglu, rms_norm_slices};
 use tch::{Device, Kind, TchError, Tensor};
 
 pub use ft_quant::cuda::RopeDirection;
@@ -249,6 +249,35 @@ pub fn add_expert_bias(rows_ro: &mut Tensor, bias: BiasByExpert<'_>) -> Result<(
     unsafe { gpu.add_expert_bias_on(stream, launch.element, dims, address(rows_ro), bias) }.in_operation(launch.operation)
 }
 
+/// The losses of logits, weight (logsumexp - logit of the target). With `wants_gradient` the logits become their gradient, weight
+/// (softmax - onehot).
+///
+/// # Shapes
+/// `logits_nv` [n, v], `targets_n` i64 [n], `weights_n` f32 [n]; gives f32 [n]. Where a target is not below v, a logit is NaN or positive
+/// infinity, or all of a row are negative infinity, loss and gradient of the row are NaN.
+///
+/// # Errors
+/// As [`swiglu`].
+pub fn cross_entropy(logits_nv: &mut Tensor, targets_n: &Tensor, weights_n: &Tensor, wants_gradient: bool) -> Result<Tensor> {
+    let launch = Launch::new("cross_entropy", "logits", logits_nv)?;
+    let (n, v) = dims2("cross_entropy", "logits", logits_nv)?;
+    launch.check("targets", "[n]", targets_n, &[n], Kind::Int64)?;
+    launch.check("weights", "[n]", weights_n, &[n], Kind::Float)?;
+    let loss_n = empty(&[n], Kind::Float, launch.device)?;
+    let of = CrossEntropy {
+        element: launch.element,
+        rows: size_of_dim(n),
+        vocabulary: size_of_dim(v),
+        logits: address(logits_nv),
+        targets: address(targets_n),
+        weights: address(weights_n),
+    };
+    let (gpu, stream) = launch.start()?;
+    // SAFETY: as in `swiglu`; the logits are borrowed exclusively, and the kernel reads none that is not there.
+    unsafe { gpu.cross_entropy_on(stream, of, wants_gradient, address(&loss_n)) }.in_operation(launch.operation)?;
+    Ok(loss_n)
+}
+
 /// What a kernel is launched on, by its first tensor.
 struct Launch {
     operation: &'static str,
@@ -351,6 +380,7 @@ fn count_of(size: usize) -> i64 {
 mod tests {
     use super::*;
     use crate::error::Error;
+    use crate::torch::functions::testing::assert_losses_of_the_definition;
     use crate::torch::ops::{index_select, mul, reshape, sum, unsqueeze};
 
     /// The first GPU; where there is none, that is said past the test runner, which hides what passing tests print.
@@ -419,6 +449,13 @@ mod tests {
         refused(combine(&float(&[4, 2]), &index(&[2, 2]), Some(&float(&[2, 2]).to_kind(Kind::BFloat16))), "weights");
         let gradients = combine_backward(&float(&[4, 2]), &index(&[2, 2]), None, &float(&[4, 2]), (true, false));
         refused(gradients.map(|gradients| gradients.0.unwrap()), "gradient");
+        let losses = |targets: &Tensor, weights: &Tensor| cross_entropy(&mut float(&[4, 7]), targets, weights, true);
+        let targets = float(&[4]).to_kind(Kind::Int64);
+        refused(cross_entropy(&mut float(&[28]), &targets, &float(&[4]), true), "logits");
+        refused(losses(&index(&[4]), &float(&[4])), "targets");
+        refused(losses(&targets.view([4, 1]), &float(&[4])), "targets");
+        refused(losses(&targets, &float(&[5])), "weights");
+        refused(losses(&targets, &float(&[4]).to_kind(Kind::Double)), "weights");
         let added = |mut rows: Tensor| add_expert_bias(&mut rows, by_expert).map(|()| rows);
         refused(added(float(&[4, 7])), "bias");
     }
@@ -480,6 +517,12 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn losses_on_a_gpu_are_those_of_the_definition() {
+        let Some(device) = device("losses_on_a_gpu_are_those_of_the_definition") else { return };
+        assert_losses_of_the_definition(device, &cross_entropy);
     }
 
     #[test]

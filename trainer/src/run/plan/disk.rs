@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::memory::optimizer_bytes;
+use crate::optimizer::state_bytes;
 use crate::recipe::Recipe;
 
 /// Disk space of a run.
@@ -24,7 +24,7 @@ pub struct Disk {
 /// The disk space of `steps` steps of `recipe`, which train tensors of `leaves` elements of a model of `model_bytes` on disk.
 pub(super) fn disk(recipe: &Recipe, leaves: &[u64], steps: usize, model_bytes: u64) -> Disk {
     let trained: u64 = leaves.iter().sum();
-    let checkpoint_bytes = trained * 4 + optimizer_bytes(recipe.optimizer.kind, leaves);
+    let checkpoint_bytes = trained * 4 + state_bytes(recipe.optimizer.kind, leaves);
     let written = match recipe.checkpoint.every_steps {
         0 => 1,
         every => steps.div_ceil(every).max(1),

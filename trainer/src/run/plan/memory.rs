@@ -9,7 +9,8 @@ use ft_quant::mxfp4::{BLOCK_BYTES, BLOCK_ELEMENTS};
 use serde::Serialize;
 
 use super::passes::Pass;
-use crate::recipe::{Experts, OptimizerKind, Recipe, TrainingDtype};
+use crate::optimizer::state_bytes;
+use crate::recipe::{Experts, Recipe, TrainingDtype};
 use crate::torch::functions::CHUNK_ELEMENTS;
 
 /// libtorch, the tokenizer, and on a CPU the matrix kernels that oneDNN makes for each shape it meets.
@@ -22,6 +23,15 @@ const CONTEXT_BYTES: u64 = 800_000_000;
 
 /// Unpacked experts of one product on a device at most.
 const UNPACKED_BYTES: u64 = 256 << 20;
+
+/// What is kept of the routing for each of a token's experts: the expert and, on a device, its row's (i64 both), and three i32 of the sort.
+const ROUTING_BYTES: u64 = 28;
+
+/// Sums of the queries' gradient that flash attention keeps in f32 where it has to be deterministic: as many as it takes to occupy 132
+/// multiprocessors with 64 heads.
+///
+/// Source: `mha_varlen_bwd` in pytorch/pytorch 03b7c19d, `aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp`.
+const QUERY_GRADIENT_SUMS: u64 = 3;
 
 /// Where bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -91,7 +101,7 @@ impl Footprint<'_> {
         add("other weights", compute, other);
         add("adapters", compute, adapters);
         add("gradients", compute, trained * 4);
-        add("optimizer", compute, optimizer_bytes(self.recipe.optimizer.kind, self.leaves));
+        add("optimizer", compute, state_bytes(self.recipe.optimizer.kind, self.leaves));
         add("saved activations", compute, saved);
         add("live activations", compute, self.live_activations());
         add("workspace", compute, self.workspace());
@@ -147,8 +157,8 @@ impl Footprint<'_> {
 
     /// What all layers keep from the forward pass to the backward pass: on the device, and moved to the host.
     ///
-    /// Under `checkpoint_activations` their inputs, [t, d], and their routing: 4 bytes x 3 x t x a (experts, and the sort both ways). Moved
-    /// inputs leave two on the device, one in use and one on its way.
+    /// Under `checkpoint_activations` their inputs, [t, d], and their routing: [`ROUTING_BYTES`] x t x a. Moved inputs leave two on the device,
+    /// one in use and one on its way.
     ///
     /// Source: libtorch's allocator of pinned memory rounds up to a power of two (`ATen/core/CachingHostAllocator.h`, `allocate`).
     fn saved_activations(&self) -> (u64, u64) {
@@ -156,7 +166,7 @@ impl Footprint<'_> {
         if !self.recipe.training.checkpoint_activations {
             return (layers * tokens * self.kept_by_layer() * self.element(), 0);
         }
-        let routing = layers * tokens * 12 * self.config.num_experts_per_token as u64;
+        let routing = layers * tokens * ROUTING_BYTES * self.config.num_experts_per_token as u64;
         let input = tokens * self.config.hidden_size as u64 * self.element();
         if self.offloads() { (2 * input + routing, layers * input.next_power_of_two()) } else { (layers * input + routing, 0) }
     }
@@ -167,14 +177,18 @@ impl Footprint<'_> {
 
     /// What one layer has while its gradient is formed, and the embedding's and the last norm's outputs with their gradients (3 d).
     ///
-    /// The widest moment is the gradient of the experts' activation. On a device it is formed by operators on f32 of width a f, of which 14
-    /// exist at a time; on a CPU by one kernel, and the f32 that counts are attention's and the gradients' of the products beside it (8).
+    /// On a device the widest moment is the gradient of the experts, whose arrays each have a twin (a (2 d + 3 f)), or that of attention, which
+    /// sums in f32. On a CPU the f32 that count are attention's and the gradients' of the products beside it (8 of width a f).
     fn live_activations(&self) -> u64 {
         let config = self.config;
-        let arrays = if self.is_on_device { 14 } else { 8 };
-        let temporaries = (config.num_experts_per_token * config.intermediate_size) as u64 * 4 * arrays;
+        let (active, width, inner) = (config.num_experts_per_token as u64, config.hidden_size as u64, config.intermediate_size as u64);
+        let of_experts = active * (2 * width + 3 * inner) * self.element();
+        let temporaries = match self.is_on_device {
+            true => of_experts.max(config.query_size() as u64 * 4 * QUERY_GRADIENT_SUMS),
+            false => active * inner * 4 * 8,
+        };
         let kept = if self.recipe.training.checkpoint_activations { self.kept_by_layer() } else { 0 };
-        self.pass.tokens * ((kept + 3 * config.hidden_size as u64) * self.element() + temporaries)
+        self.pass.tokens * ((kept + 3 * width) * self.element() + temporaries)
     }
 
     /// Weights in another form than they are held in, for as long as a product takes.
@@ -199,12 +213,12 @@ impl Footprint<'_> {
         unpacked + casts + gradient
     }
 
-    /// A chunk of logits, and what stands beside it: the hidden states of the trained tokens with their gradient, on a device the chunk in
-    /// f32 twice (its exponentials), in full training the head in the type of the activations and its gradient in both types.
+    /// A chunk of logits, and what stands beside it: the hidden states of the trained tokens with their gradient, in full training the head in
+    /// the type of the activations and its gradient in both types.
     fn logits(&self) -> u64 {
         let (vocabulary, width, element) = (self.config.vocab_size as u64, self.config.hidden_size as u64, self.element());
         let rows = (CHUNK_ELEMENTS.unsigned_abs() / vocabulary.max(1)).clamp(1, self.pass.trained_tokens.max(1));
-        let chunk = rows * vocabulary * if self.is_on_device { element + 8 } else { element };
+        let chunk = rows * vocabulary * element;
         let head = match (self.is_full(), element) {
             (false, _) => 0,
             (true, 4) => vocabulary * width * 4,
@@ -229,18 +243,6 @@ fn packed_bytes(config: &Config) -> u64 {
         (config.num_local_experts * output * input.div_ceil(BLOCK_ELEMENTS)) as u64 * (BLOCK_BYTES as u64 + 1)
     };
     Projection::ALL.map(bytes).iter().sum()
-}
-
-/// Bytes of the optimizer's state for tensors of these many elements.
-///
-/// AdamW: two moments in f32. In 8 bits: two bytes and two scales in f32 for each block of 256, for tensors of 4,096 elements and more.
-#[must_use]
-pub fn optimizer_bytes(kind: OptimizerKind, elements: &[u64]) -> u64 {
-    let bytes = |&count: &u64| match kind {
-        OptimizerKind::Adamw8bit if count >= 4096 => 2 * count + 8 * count.div_ceil(256),
-        _ => 8 * count,
-    };
-    elements.iter().map(bytes).sum()
 }
 
 /// Elements of the model.

@@ -8,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::error::{Error, Result};
 use crate::torch::autograd::{Function, attach, records_graph};
 use crate::torch::host::{Row, cross_entropy_rows, elements_mut, is_host};
+use crate::torch::kernels;
 use crate::torch::ops::{Named, cast, dims2, empty, from_slice, narrow, sum_all, to_f32_vec, to_i64_vec, without_graph, zeros};
 
 /// One summand of the logits: `input_ni` times `weight_vi` transposed.
@@ -71,7 +72,6 @@ fn loss_and_gradients(
         let targets_n = narrow(targets_n, 0, first, count)?;
         let weights_n = narrow(weights_n, 0, first, count)?;
         let wants_gradient = wanted.contains(&true);
-        let softmax = if is_host(&logits_nv) { softmax_on_host } else { softmax_on_device };
         losses.push(softmax(&mut logits_nv, &targets_n, &weights_n, wants_gradient)?);
         accumulate(terms, &weights, first, count, &logits_nv, &mut gradients)?;
         first += count;
@@ -84,7 +84,18 @@ fn loss_and_gradients(
 }
 
 /// Losses of a chunk; with `wants_gradient` the logits become weight (softmax - onehot).
-fn softmax_on_device(logits_nv: &mut Tensor, targets_n: &Tensor, weights_n: &Tensor, wants_gradient: bool) -> Result<Tensor> {
+fn softmax(logits_nv: &mut Tensor, targets_n: &Tensor, weights_n: &Tensor, wants_gradient: bool) -> Result<Tensor> {
+    if is_host(logits_nv) {
+        softmax_on_host(logits_nv, targets_n, weights_n, wants_gradient)
+    } else if kernels::can_take(&[logits_nv, weights_n]) {
+        kernels::cross_entropy(logits_nv, targets_n, weights_n, wants_gradient)
+    } else {
+        softmax_by_operators(logits_nv, targets_n, weights_n, wants_gradient)
+    }
+}
+
+/// The same with libtorch's operators, several passes over an f32 copy.
+fn softmax_by_operators(logits_nv: &mut Tensor, targets_n: &Tensor, weights_n: &Tensor, wants_gradient: bool) -> Result<Tensor> {
     let kind = logits_nv.kind();
     let step = || -> Result<(Tensor, Tensor), tch::TchError> {
         let (targets_n1, weights_n1) = (targets_n.f_unsqueeze(1)?, weights_n.f_unsqueeze(1)?);
@@ -103,7 +114,7 @@ fn softmax_on_device(logits_nv: &mut Tensor, targets_n: &Tensor, weights_n: &Ten
     Ok(losses)
 }
 
-/// The same in two passes over each row.
+/// The same on the CPU, in two passes over each row.
 fn softmax_on_host(logits_nv: &mut Tensor, targets_n: &Tensor, weights_n: &Tensor, wants_gradient: bool) -> Result<Tensor> {
     let (_, vocabulary) = dims2("cross_entropy", "logits", logits_nv)?;
     let vocabulary = usize::try_from(vocabulary).unwrap_or(0);
@@ -187,7 +198,7 @@ impl Function for CrossEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::torch::functions::testing::{assert_same_gradients, random};
+    use crate::torch::functions::testing::{assert_losses_of_the_definition, assert_same_gradients, random};
 
     #[test]
     fn gradients_are_those_of_the_definition() {
@@ -206,6 +217,12 @@ mod tests {
                 -(chosen * &weights).sum(None::<Kind>)
             },
         );
+    }
+
+    #[test]
+    fn on_the_host_and_by_operators_losses_are_those_of_the_definition() {
+        assert_losses_of_the_definition(Device::Cpu, &softmax_on_host);
+        assert_losses_of_the_definition(Device::Cpu, &softmax_by_operators);
     }
 
     #[test]
