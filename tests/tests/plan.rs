@@ -105,9 +105,9 @@ fn what_does_not_fit_is_refused_with_settings_that_make_it_fit() {
     let cases: [(&str, &[&str]); 5] = [
         ("24GB", &["model.experts=bf16"]),
         ("40GB", &["training.batch_sequences=4", "training.checkpoint_activations=false"]),
-        ("24GiB", &["training.batch_sequences=4"]),
+        ("20GiB", &["training.batch_sequences=4"]),
         ("16GB", &["dataset.max_tokens=2048"]),
-        ("20GB", &["dataset.max_tokens=4096", "training.accumulation_steps=1"]),
+        ("18GB", &["dataset.max_tokens=4096", "training.accumulation_steps=1"]),
     ];
     for (size, settings) in cases {
         let mut arguments = vec!["--device-memory", size, "--set", &path];
