@@ -14,7 +14,7 @@ pub(super) mod testing;
 
 pub use attention::{AttentionSpan, sink_attention};
 pub use checkpoint::{InputKept, checkpoint};
-pub use cross_entropy::{CHUNK_ELEMENTS, LogitTerm, cross_entropy};
+pub use cross_entropy::{LogitTerm, chunk_rows, cross_entropy};
 pub use grouped_matmul::{Groups, PackedWeight, Workspace, grouped_matmul, packed_matmul};
 pub use rms_norm::rms_norm;
 pub use rotate::rotate;

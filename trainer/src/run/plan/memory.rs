@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::passes::Pass;
 use crate::optimizer::state_bytes;
 use crate::recipe::{Experts, Recipe, TrainingDtype};
-use crate::torch::functions::CHUNK_ELEMENTS;
+use crate::torch::functions::chunk_rows;
 
 /// libtorch, the tokenizer, and on a CPU the matrix kernels that oneDNN makes for each shape it meets.
 ///
@@ -217,7 +217,8 @@ impl Footprint<'_> {
     /// the type of the activations and its gradient in both types.
     fn logits(&self) -> u64 {
         let (vocabulary, width, element) = (self.config.vocab_size as u64, self.config.hidden_size as u64, self.element());
-        let rows = (CHUNK_ELEMENTS.unsigned_abs() / vocabulary.max(1)).clamp(1, self.pass.trained_tokens.max(1));
+        let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        let rows = chunk_rows(signed(self.pass.trained_tokens), signed(vocabulary)).unsigned_abs();
         let chunk = rows * vocabulary * element;
         let head = match (self.is_full(), element) {
             (false, _) => 0,

@@ -20,9 +20,20 @@ pub struct LogitTerm {
     pub weight_vi: Tensor,
 }
 
-/// Elements of one chunk of logits at most. Large, because each chunk also costs a pass over the gradient of a trained head, and a pass over
-/// the head at all.
-pub const CHUNK_ELEMENTS: i64 = 96 << 20;
+/// Elements of one chunk of logits at most. Large, because each chunk also costs a pass over the head and over the gradient of a trained one.
+const CHUNK_ELEMENTS: i64 = 96 << 20;
+
+/// Rows of logits that exist at once for `tokens` trained tokens: chunks of one size, as few as there can be.
+#[must_use]
+pub fn chunk_rows(tokens: i64, vocabulary: i64) -> i64 {
+    rows_of_chunks(tokens, vocabulary, CHUNK_ELEMENTS)
+}
+
+fn rows_of_chunks(tokens: i64, vocabulary: i64, chunk_elements: i64) -> i64 {
+    let largest = (chunk_elements / vocabulary.max(1)).max(1);
+    let chunks = tokens.max(1).unsigned_abs().div_ceil(largest.unsigned_abs());
+    i64::try_from(tokens.max(1).unsigned_abs().div_ceil(chunks)).unwrap_or(largest)
+}
 
 /// Sum over tokens of `weight * (logsumexp(logits) - logits[target])`, in f32; logits are the sum of `terms`.
 ///
@@ -34,13 +45,15 @@ pub const CHUNK_ELEMENTS: i64 = 96 << 20;
 /// # Errors
 /// [`crate::Error::Torch`] or [`crate::Error::Shape`] on shapes or types that do not fit, or out of memory.
 pub fn cross_entropy(terms: &[LogitTerm], targets_n: &Tensor, weights_n: &Tensor) -> Result<Tensor> {
-    cross_entropy_in_chunks(terms, targets_n, weights_n, CHUNK_ELEMENTS)
+    let (vocabulary, _) = dims2("cross_entropy", "weight", &terms[0].weight_vi)?;
+    let (tokens, _) = dims2("cross_entropy", "input", &terms[0].input_ni)?;
+    cross_entropy_in_chunks(terms, targets_n, weights_n, chunk_rows(tokens, vocabulary))
 }
 
-fn cross_entropy_in_chunks(terms: &[LogitTerm], targets_n: &Tensor, weights_n: &Tensor, chunk_elements: i64) -> Result<Tensor> {
+fn cross_entropy_in_chunks(terms: &[LogitTerm], targets_n: &Tensor, weights_n: &Tensor, chunk: i64) -> Result<Tensor> {
     let inputs: Vec<&Tensor> = terms.iter().flat_map(|term| [&term.input_ni, &term.weight_vi]).collect();
     let wanted: Vec<bool> = inputs.iter().map(|tensor| records_graph(&[tensor])).collect();
-    let (loss, gradients) = without_graph(|| loss_and_gradients(terms, targets_n, weights_n, &wanted, chunk_elements))?;
+    let (loss, gradients) = without_graph(|| loss_and_gradients(terms, targets_n, weights_n, &wanted, chunk))?;
     Ok(attach(CrossEntropy { gradients }, &inputs, vec![loss])?.remove(0))
 }
 
@@ -49,7 +62,7 @@ fn loss_and_gradients(
     targets_n: &Tensor,
     weights_n: &Tensor,
     wanted: &[bool],
-    chunk_elements: i64,
+    chunk: i64,
 ) -> Result<(Tensor, Vec<Option<Tensor>>)> {
     let (vocabulary, _) = dims2("cross_entropy", "weight", &terms[0].weight_vi)?;
     let (tokens, _) = dims2("cross_entropy", "input", &terms[0].input_ni)?;
@@ -62,7 +75,6 @@ fn loss_and_gradients(
         gradients.push(if wanted[1] { Some(zeros(&term.weight_vi.size(), term.weight_vi.kind(), device)?) } else { None });
     }
     let mut losses = Vec::new();
-    let chunk = (chunk_elements / vocabulary.max(1)).clamp(1, tokens.max(1));
     // One buffer for all chunks: fresh pages for each would cost as much as the arithmetic.
     let buffer_nv = empty(&[chunk, vocabulary], terms[0].input_ni.kind(), device)?;
     let mut first = 0;
@@ -226,21 +238,27 @@ mod tests {
     }
 
     #[test]
+    fn chunks_are_of_one_size_and_as_few_as_there_can_be() {
+        assert_eq!([0, 1, 7, 10, 11, 20, 21].map(|tokens| rows_of_chunks(tokens, 100, 1000)), [1, 1, 7, 10, 6, 10, 7]);
+        assert_eq!(rows_of_chunks(5, 100, 99), 1);
+    }
+
+    #[test]
     fn chunks_change_neither_loss_nor_gradients() {
         tch::manual_seed(8);
         let [input, weight] = [[37, 24], [501, 24]].map(|shape| Tensor::randn(shape, (Kind::Float, Device::Cpu)));
         let targets = Tensor::arange(37, (Kind::Int64, Device::Cpu)) * 13;
         let weights = Tensor::rand([37], (Kind::Float, Device::Cpu));
-        let run = |chunk_elements| {
+        let run = |chunk| {
             let (input, weight) = (input.copy().set_requires_grad(true), weight.copy().set_requires_grad(true));
             let term = LogitTerm { input_ni: input.shallow_clone(), weight_vi: weight.shallow_clone() };
-            let loss = cross_entropy_in_chunks(&[term], &targets, &weights, chunk_elements).unwrap();
+            let loss = cross_entropy_in_chunks(&[term], &targets, &weights, chunk).unwrap();
             loss.backward();
             (loss.double_value(&[]), input.grad(), weight.grad())
         };
-        let whole = run(i64::MAX);
+        let whole = run(37);
         for rows in [1, 5, 36] {
-            let chunked = run(rows * 501);
+            let chunked = run(rows);
             assert!((chunked.0 - whole.0).abs() < 1e-6 * whole.0, "{rows} rows: {} {}", chunked.0, whole.0);
             for (found, expected) in [(&chunked.1, &whole.1), (&chunked.2, &whole.2)] {
                 let difference = (found - expected).abs().max().double_value(&[]);

@@ -2,12 +2,14 @@
 //!
 //! Letters: t tokens, d model width.
 
-use tch::{Kind, Tensor};
+use half::bf16;
+use tch::{Kind, TchError, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::torch::autograd::{Function, attach};
+use crate::torch::host::{Element, elements, elements_mut, floats, floats_mut, is_host, rms_norm_backward_rows, rms_norm_rows};
 use crate::torch::kernels;
-use crate::torch::ops::{Named, cast, contiguous, mul, scale, sub, sum, without_graph};
+use crate::torch::ops::{Named, cast, contiguous, dims2, empty, mul, scale, sub, sum, without_graph};
 
 /// `x / sqrt(mean(x^2) + epsilon) * weight`, computed in f32 and rounded once, to the type of `x`.
 ///
@@ -21,13 +23,44 @@ use crate::torch::ops::{Named, cast, contiguous, mul, scale, sub, sum, without_g
 pub fn rms_norm(hidden_td: &Tensor, weight_d: &Tensor, epsilon: f64) -> Result<Tensor> {
     let (output, saved) = without_graph(|| {
         let weight = contiguous(&cast(weight_d, Kind::Float)?)?;
-        let (output, reciprocal_t1) = match kernels::can_take(&[hidden_td, &weight]) {
-            true => kernels::rms_norm(hidden_td, &weight, epsilon)?,
-            false => by_operators(hidden_td, &weight, epsilon)?,
+        let (output, reciprocal_t1) = if kernels::can_take(&[hidden_td, &weight]) {
+            kernels::rms_norm(hidden_td, &weight, epsilon)?
+        } else if has_host_kernel(&[hidden_td, &weight]) {
+            on_host(hidden_td, &weight, epsilon)?
+        } else {
+            by_operators(hidden_td, &weight, epsilon)?
         };
         Ok((output, RmsNorm { hidden_td: hidden_td.detach(), weight, weight_kind: weight_d.kind(), reciprocal_t1 }))
     })?;
     Ok(attach(saved, &[hidden_td, weight_d], vec![output])?.remove(0))
+}
+
+/// True for contiguous tensors of bf16 or f32 in host memory.
+fn has_host_kernel(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|tensor| is_host(tensor) && matches!(tensor.kind(), Kind::BFloat16 | Kind::Float))
+}
+
+/// The norm, and the reciprocals of the roots, by the kernel.
+fn on_host(hidden_td: &Tensor, weight: &Tensor, epsilon: f64) -> Result<(Tensor, Tensor)> {
+    fn run<T: Element>(hidden: &Tensor, weight: &Tensor, epsilon: f32, [output, reciprocals]: [&mut Tensor; 2]) -> Result<(), TchError> {
+        rms_norm_rows::<T>(elements(hidden)?, floats(weight)?, epsilon, elements_mut(output)?, floats_mut(reciprocals)?);
+        Ok(())
+    }
+    let (tokens, _) = dims2("rms_norm", "hidden", hidden_td)?;
+    check_width(hidden_td, weight)?;
+    let mut output_td = empty(&hidden_td.size(), hidden_td.kind(), hidden_td.device())?;
+    let mut reciprocal_t1 = empty(&[tokens, 1], Kind::Float, hidden_td.device())?;
+    let kernel = if hidden_td.kind() == Kind::Float { run::<f32> } else { run::<bf16> };
+    #[expect(clippy::cast_possible_truncation, reason = "the arithmetic is f32")]
+    kernel(hidden_td, weight, epsilon as f32, [&mut output_td, &mut reciprocal_t1]).named("rms_norm", &[hidden_td])?;
+    Ok((output_td, reciprocal_t1))
+}
+
+fn check_width(hidden_td: &Tensor, weight: &Tensor) -> Result<()> {
+    if hidden_td.size().last() == weight.size().last() {
+        return Ok(());
+    }
+    Err(Error::Shape { operation: "rms_norm", tensor: "weight", expected: "the width of the hidden states", found: weight.size() })
 }
 
 /// The norm with libtorch's operators, and the reciprocals of the roots.
@@ -57,6 +90,9 @@ impl Function for RmsNorm {
         let gradient = contiguous(gradient)?;
         if kernels::can_take(&[&self.hidden_td, &gradient]) {
             return self.backward_on_device(&gradient, needs_gradient);
+        }
+        if !needs_gradient[1] && has_host_kernel(&[&self.hidden_td, &gradient]) {
+            return Ok(vec![Some(self.input_gradient_on_host(&gradient)?), None]);
         }
         let gradient = cast(&gradient, Kind::Float)?;
         let normal = mul(&cast(&self.hidden_td, Kind::Float)?, &self.reciprocal_t1)?;
@@ -96,8 +132,24 @@ impl RmsNorm {
     }
 }
 
+impl RmsNorm {
+    fn input_gradient_on_host(&self, gradient_td: &Tensor) -> Result<Tensor> {
+        fn run<T: Element>(of: &RmsNorm, gradient: &Tensor, result: &mut Tensor) -> Result<(), TchError> {
+            let (weight, reciprocals) = (floats(&of.weight)?, floats(&of.reciprocal_t1)?);
+            rms_norm_backward_rows::<T>(elements(&of.hidden_td)?, weight, reciprocals, elements(gradient)?, elements_mut(result)?);
+            Ok(())
+        }
+        let mut result_td = empty(&gradient_td.size(), gradient_td.kind(), gradient_td.device())?;
+        let kernel = if gradient_td.kind() == Kind::Float { run::<f32> } else { run::<bf16> };
+        kernel(self, gradient_td, &mut result_td).named("rms_norm backward", &[gradient_td])?;
+        Ok(result_td)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use tch::Device;
+
     use super::*;
     use crate::torch::functions::testing::{assert_same_gradients, random};
 
@@ -111,5 +163,21 @@ mod tests {
                 &inputs[0] * mean.rsqrt() * &inputs[1]
             },
         );
+    }
+
+    #[test]
+    fn the_kernels_give_what_the_operators_give() {
+        tch::manual_seed(4);
+        let weight = Tensor::randn([77], (Kind::Float, Device::Cpu));
+        for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+            let input = Tensor::randn([9, 77], (Kind::Float, Device::Cpu)).to_kind(kind).set_requires_grad(true);
+            let wide = input.detach().to_kind(Kind::Double).set_requires_grad(true);
+            let outputs = [&input, &wide].map(|input| rms_norm(input, &weight, 1e-5).unwrap().to_kind(Kind::Double));
+            for output in &outputs {
+                output.square().sum(None::<Kind>).backward();
+            }
+            assert!(outputs[0].allclose(&outputs[1], tolerance, tolerance, false), "{kind:?}");
+            assert!(input.grad().to_kind(Kind::Double).allclose(&wide.grad(), tolerance * 4.0, tolerance * 4.0, false), "{kind:?}");
+        }
     }
 }
