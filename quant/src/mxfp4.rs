@@ -26,10 +26,10 @@ mod vectors;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub use columns::{pack_transposed, unpack_transposed};
+pub use columns::{pack_transposed, unpack_transposed, unpack_transposed_on_this_thread};
 pub use element::Rounding;
 pub(crate) use element::VALUES;
-pub use rows::{pack, unpack, unpack_on_this_thread};
+pub use rows::{pack, unpack};
 pub use scale::ScaleRule;
 
 use crate::error::Error;

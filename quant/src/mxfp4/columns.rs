@@ -107,6 +107,38 @@ pub fn unpack_transposed(blocks: &[u8], scales: &[u8], outputs: usize, values: &
     unpack_transposed_at(Level::best(), blocks, scales, outputs, values)
 }
 
+/// Unpacks some blocks of every output as [`unpack_transposed`] does, on the calling thread alone: for callers who share the work out among
+/// threads of their own.
+///
+/// # Shapes
+/// `blocks` [out, s, 16] and `scales` [out, s] with `outputs` as out to `values` [32 n, out]: blocks `first..first + n` of each output.
+///
+/// # Errors
+/// [`Error::Length`] when the slices do not fit each other; for blocks that cannot be unpacked what [`unpack_transposed`] says of the matrix.
+pub fn unpack_transposed_on_this_thread(
+    blocks: &[u8],
+    scales: &[u8],
+    outputs: usize,
+    first: usize,
+    values: &mut [bf16],
+) -> Result<(), Error> {
+    let row_blocks = scales.len().checked_div(outputs).unwrap_or(0);
+    let num_blocks = values.len().checked_div(outputs * BLOCK_ELEMENTS).unwrap_or(0);
+    check_length("scales", row_blocks * outputs, scales.len())?;
+    check_length("blocks", scales.len() * BLOCK_BYTES, blocks.len())?;
+    check_length("values", num_blocks.min(row_blocks.saturating_sub(first)) * outputs * BLOCK_ELEMENTS, values.len())?;
+    if values.is_empty() {
+        return Ok(());
+    }
+    let blocks = blocks.as_chunks().0;
+    let strips = values.reinterpret_cast_mut().chunks_mut(STRIP_BLOCKS * BLOCK_ELEMENTS * outputs);
+    let is_unpacked = strips.enumerate().all(|(strip, values)| {
+        let matrix = PackedMatrix { blocks, scales, row_blocks, first: first + strip * STRIP_BLOCKS, outputs };
+        unpack_strip::<super::lanes::Even>(Level::best(), &matrix, values, false)
+    });
+    if is_unpacked { Ok(()) } else { Err(first_refused(blocks, scales)) }
+}
+
 pub(super) fn unpack_transposed_at(level: Level, blocks: &[u8], scales: &[u8], outputs: usize, values: &mut [bf16]) -> Result<(), Error> {
     let row_blocks = scales.len().checked_div(outputs).unwrap_or(0);
     check_length("scales", row_blocks * outputs, scales.len())?;
@@ -127,10 +159,15 @@ pub(super) fn unpack_transposed_at(level: Level, blocks: &[u8], scales: &[u8], o
     if is_unpacked {
         return Ok(());
     }
-    // Strips are not in the order of the scales.
+    Err(first_refused(blocks, scales))
+}
+
+/// The error of the first block that cannot be unpacked; strips are not in the order of the scales.
+#[cold]
+fn first_refused(blocks: &[[u8; BLOCK_BYTES]], scales: &[u8]) -> Error {
     let mut packed = blocks.iter().zip(scales);
     let index = packed.position(|(block, &scale)| unpacked_with_care(block, scale).is_none()).unwrap_or(0);
-    Err(refused(blocks, scales, index, 0))
+    refused(blocks, scales, index, 0)
 }
 
 /// Where the blocks of some outputs go.

@@ -34,21 +34,6 @@ pub fn unpack(blocks: &[u8], scales: &[u8], out: &mut [bf16]) -> Result<(), Erro
     unpack_at(Level::best(), blocks, scales, out)
 }
 
-/// As [`unpack`], on the calling thread alone: for callers who share the work out among threads of their own.
-///
-/// # Shapes
-/// As [`unpack`].
-///
-/// # Errors
-/// As [`unpack`].
-pub fn unpack_on_this_thread(blocks: &[u8], scales: &[u8], out: &mut [bf16]) -> Result<(), Error> {
-    check_length("blocks", scales.len() * BLOCK_BYTES, blocks.len())?;
-    check_length("out", scales.len() * BLOCK_ELEMENTS, out.len())?;
-    let (packed, out) = (blocks.as_chunks().0, out.reinterpret_cast_mut().as_chunks_mut().0);
-    let unpacked = unpack_blocks::<super::lanes::Even>(Level::best(), packed, scales, out, false);
-    unpacked.map_err(|index| refused(packed, scales, index, 0))
-}
-
 pub(super) fn unpack_at(level: Level, blocks: &[u8], scales: &[u8], out: &mut [bf16]) -> Result<(), Error> {
     check_length("blocks", scales.len() * BLOCK_BYTES, blocks.len())?;
     check_length("out", scales.len() * BLOCK_ELEMENTS, out.len())?;

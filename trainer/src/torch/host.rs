@@ -28,7 +28,7 @@ pub use adamw_maps::{CodeMap, SIGNED_ZERO};
 pub use attention::{AttentionGradients, AttentionInputs, AttentionResults, AttentionTiles, HeadShape, SpanRows};
 pub use cross_entropy::{Row, cross_entropy_rows};
 pub use element::{Element, Stored};
-pub use mxfp4::unpack_blocks;
+pub use mxfp4::unpack_matrix;
 pub use parallel::map_indices;
 pub use rms_norm::{rms_norm_backward_rows, rms_norm_rows};
 pub use rope::{Turn, turn_heads};

@@ -8,7 +8,7 @@ use half::bf16;
 use tch::{Device, Kind, Tensor};
 
 use super::gpu::{InOperation, address, check_tensor, gpu, shape_error, stream};
-use super::host::{elements, elements_mut, unpack_blocks};
+use super::host::{elements, elements_mut, unpack_matrix};
 use super::ops::{self, Named};
 use crate::error::{Error, Result};
 
@@ -71,8 +71,8 @@ pub fn unpack_into(order: Order, blocks: &Tensor, scales: &Tensor, values: &mut 
         let (blocks, scales) = (&blocks[expert.start * BLOCK_BYTES..expert.end * BLOCK_BYTES], &scales[expert.clone()]);
         let values = &mut values[expert.start * BLOCK_ELEMENTS..expert.end * BLOCK_ELEMENTS];
         match outputs {
-            None => unpack_blocks(blocks, scales, values),
-            Some(outputs) => mxfp4::unpack_transposed(blocks, scales, outputs, values),
+            None => mxfp4::unpack(blocks, scales, values),
+            Some(outputs) => unpack_matrix(blocks, scales, outputs, values),
         }
     })
     .in_operation(OPERATION)

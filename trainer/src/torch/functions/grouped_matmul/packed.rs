@@ -1,7 +1,8 @@
 //! Experts whose weights stay MXFP4: unpacked for each pass into one buffer that all layers share, and again for the gradient.
 //!
-//! Nothing but the packed weights is kept for backward, where only the input gets a gradient. Unpacking is exact, so values and gradients
-//! are those of the same weights held as numbers.
+//! Nothing but the packed weights is kept for backward, where only the input gets a gradient. Unpacking is exact. On the CPU the unpacked
+//! matrix lies as one that is held as numbers, so that values and gradients are the same to the bit; grouped products may sum in another
+//! order.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,13 +77,14 @@ impl PackedWeight {
         }
     }
 
-    /// Calls `work` with the weight of one expert, [o, i] in `kind`.
+    /// Calls `work` with the weight of one expert, [i, o] in `kind`.
     fn with_expert<T>(&self, expert: i64, kind: Kind, work: impl FnOnce(&Tensor) -> Result<T>) -> Result<T> {
         let [_, inputs, outputs] = self.dims();
-        let (blocks, scales) = (select(&self.blocks_eosb, 0, expert)?, select(&self.scales_eos, 0, expert)?);
-        self.workspace.with(&[outputs, inputs], self.scales_eos.device(), |weight_oi| {
-            unpack_into(Order::Rows, &blocks, &scales, weight_oi, Check::Done)?;
-            work(&cast(weight_oi, kind)?)
+        let of_expert = |tensor| narrow(tensor, 0, expert, 1);
+        let (blocks, scales) = (of_expert(&self.blocks_eosb)?, of_expert(&self.scales_eos)?);
+        self.workspace.with(&[1, inputs, outputs], self.scales_eos.device(), |weight_1io| {
+            unpack_into(Order::Columns, &blocks, &scales, weight_1io, Check::Done)?;
+            work(&select(&cast(weight_1io, kind)?, 0, 0)?)
         })
     }
 
@@ -129,12 +131,10 @@ fn forward_by_experts(input_ri: &Tensor, weight: &PackedWeight, bias_eo: Option<
     let (rows, _) = dims2("packed_matmul", "input", input_ri)?;
     let output_ro = empty(&[rows, weight.dims()[2]], input_ri.kind(), input_ri.device())?;
     for occupied in groups.occupied()? {
-        weight.with_expert(occupied.group, input_ri.kind(), |weight_oi| {
-            let product = || -> Result<(), TchError> {
-                let bias_o = of_expert(bias_eo, occupied.group)?;
-                product_of_expert(input_ri, &weight_oi.f_transpose(0, 1)?, bias_o.as_ref(), occupied, &output_ro)
-            };
-            product().named("packed_matmul", &[input_ri, weight_oi])
+        weight.with_expert(occupied.group, input_ri.kind(), |weight_io| {
+            of_expert(bias_eo, occupied.group)
+                .and_then(|bias_o| product_of_expert(input_ri, weight_io, bias_o.as_ref(), occupied, &output_ro))
+                .named("packed_matmul", &[input_ri, weight_io])
         })?;
     }
     Ok(output_ro)
@@ -144,8 +144,11 @@ fn backward_by_experts(gradient_ro: &Tensor, weight: &PackedWeight, groups: &Gro
     let (rows, _) = dims2("packed_matmul backward", "gradient", gradient_ro)?;
     let gradient_ri = empty(&[rows, weight.dims()[1]], gradient_ro.kind(), gradient_ro.device())?;
     for occupied in groups.occupied()? {
-        weight.with_expert(occupied.group, gradient_ro.kind(), |weight_oi| {
-            product_of_expert(gradient_ro, weight_oi, None, occupied, &gradient_ri).named("packed_matmul backward", &[gradient_ro])
+        weight.with_expert(occupied.group, gradient_ro.kind(), |weight_io| {
+            weight_io
+                .f_transpose(0, 1)
+                .and_then(|weight_oi| product_of_expert(gradient_ro, &weight_oi, None, occupied, &gradient_ri))
+                .named("packed_matmul backward", &[gradient_ro, weight_io])
         })?;
     }
     Ok(gradient_ri)
@@ -230,7 +233,7 @@ mod tests {
         tch::manual_seed(11);
         let values = Tensor::randn([6, 40, 64], (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
         let (blocks, scales) = pack(Order::Rows, &values, ScaleRule::Even.into(), None).unwrap();
-        let numbers = unpack(Order::Rows, &blocks, &scales, Check::Now).unwrap().transpose(1, 2);
+        let numbers = unpack(Order::Columns, &blocks, &scales, Check::Now).unwrap();
         (PackedWeight::new(blocks, scales, Workspace::default()), numbers)
     }
 
