@@ -15,7 +15,7 @@ pub(super) mod testing;
 pub use attention::{AttentionSpan, sink_attention};
 pub use checkpoint::{InputKept, checkpoint};
 pub use cross_entropy::{LogitTerm, chunk_rows, cross_entropy};
-pub use grouped_matmul::{Groups, PackedWeight, Workspace, grouped_matmul, packed_matmul};
+pub use grouped_matmul::{Groups, PIECE_BYTES, PackedWeight, Workspace, grouped_matmul, packed_matmul};
 pub use rms_norm::rms_norm;
 pub use rotate::rotate;
 pub use routing_weights::routing_weights;

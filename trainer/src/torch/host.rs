@@ -31,7 +31,7 @@ pub use element::{Element, Stored};
 pub use mxfp4::unpack_matrix;
 pub use parallel::map_indices;
 pub use rms_norm::{rms_norm_backward_rows, rms_norm_rows};
-pub use rope::{Turn, turn_heads};
+pub use rope::turn_heads;
 pub use rows::{TokenRows, combine_rows, spread_rows};
 pub use slices::{elements, elements_mut, floats, floats_mut, is_host};
 pub use softmax::{DivergenceSums, divergence_sums, finite_peak, sum_of_exponentials};

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::passes::Pass;
 use crate::optimizer::state_bytes;
 use crate::recipe::{Experts, Recipe, TrainingDtype};
-use crate::torch::functions::chunk_rows;
+use crate::torch::functions::{PIECE_BYTES, chunk_rows};
 
 /// libtorch, the tokenizer, and on a CPU the matrix kernels that oneDNN makes for each shape it meets.
 ///
@@ -20,9 +20,6 @@ const LIBRARY_BYTES: u64 = 2_400_000_000;
 
 /// Code and tables of CUDA, and the workspace of cuBLAS, on the device: an estimate, until it is measured.
 const CONTEXT_BYTES: u64 = 800_000_000;
-
-/// Unpacked experts of one product on a device at most.
-const UNPACKED_BYTES: u64 = 256 << 20;
 
 /// What is kept of the routing for each of a token's experts: the expert and, on a device, its row's (i64 both), and three i32 of the sort.
 const ROUTING_BYTES: u64 = 28;
@@ -193,7 +190,7 @@ impl Footprint<'_> {
 
     /// Weights in another form than they are held in, for as long as a product takes.
     ///
-    /// Packed experts: unpacked to bf16, on a device at most [`UNPACKED_BYTES`], on a CPU one expert. Trained weights (f32): those of a
+    /// Packed experts: unpacked to bf16, on a device at most [`PIECE_BYTES`], on a CPU one expert. Trained weights (f32): those of a
     /// layer in bf16, of every layer where all keep their graph, and in full training the gradient of the largest in both types.
     fn workspace(&self) -> u64 {
         let config = self.config;
@@ -201,7 +198,7 @@ impl Footprint<'_> {
         let largest = matrices.iter().copied().max().unwrap_or(0);
         let unpacked = match (self.is_packed(), self.is_on_device) {
             (false, _) => 0,
-            (true, true) => (largest * 2).min(UNPACKED_BYTES),
+            (true, true) => (largest * 2).min(PIECE_BYTES.unsigned_abs()),
             (true, false) => largest / config.num_local_experts.max(1) as u64 * 2,
         };
         let trained: u64 = self.leaves.iter().sum();

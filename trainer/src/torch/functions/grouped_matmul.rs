@@ -10,7 +10,7 @@ mod plain;
 use tch::{Kind, Tensor};
 
 pub use groups::Groups;
-pub use packed::{PackedWeight, Workspace, packed_matmul};
+pub use packed::{PIECE_BYTES, PackedWeight, Workspace, packed_matmul};
 pub use plain::grouped_matmul;
 
 /// libtorch's grouped product takes any dims whose strides are multiples of 16 bytes.

@@ -7,7 +7,7 @@ use tch::{Kind, TchError, Tensor};
 
 use crate::error::Result;
 use crate::torch::autograd::{Function, attach};
-use crate::torch::host::{Element, Turn, elements, elements_mut, floats, is_host, turn_heads};
+use crate::torch::host::{Element, elements, elements_mut, floats, is_host, turn_heads};
 use crate::torch::kernels::{self, RopeDirection};
 use crate::torch::ops::{Named, add, cast, concatenate, contiguous, empty, mul, narrow, sub, without_graph};
 
@@ -31,10 +31,6 @@ fn turned(heads_thk: &Tensor, cos_t1p: &Tensor, sin_t1p: &Tensor, direction: Rop
     if kernels::can_take(&[heads_thk, cos_t1p, sin_t1p]) {
         return kernels::rope(heads_thk, cos_t1p, sin_t1p, direction).map(Some);
     }
-    let turn = match direction {
-        RopeDirection::Forward => Turn::Forward,
-        RopeDirection::Backward => Turn::Backward,
-    };
     let kernel = match heads_thk.kind() {
         Kind::Float => turned_on_host::<f32>,
         Kind::BFloat16 => turned_on_host::<bf16>,
@@ -44,7 +40,7 @@ fn turned(heads_thk: &Tensor, cos_t1p: &Tensor, sin_t1p: &Tensor, direction: Rop
         return Ok(None);
     }
     let mut output_thk = empty(&heads_thk.size(), heads_thk.kind(), heads_thk.device())?;
-    kernel(heads_thk, cos_t1p, sin_t1p, turn, &mut output_thk).named("rotate", &[heads_thk, cos_t1p])?;
+    kernel(heads_thk, cos_t1p, sin_t1p, direction, &mut output_thk).named("rotate", &[heads_thk, cos_t1p])?;
     Ok(Some(output_thk))
 }
 
@@ -52,11 +48,11 @@ fn turned_on_host<T: Element>(
     heads_thk: &Tensor,
     cos_t1p: &Tensor,
     sin_t1p: &Tensor,
-    turn: Turn,
+    direction: RopeDirection,
     output_thk: &mut Tensor,
 ) -> Result<(), TchError> {
     let tokens = heads_thk.size().first().map_or(0, |&tokens| usize::try_from(tokens).unwrap_or(0));
-    turn_heads::<T>(elements(heads_thk)?, floats(cos_t1p)?, floats(sin_t1p)?, tokens, turn, elements_mut(output_thk)?);
+    turn_heads::<T>(elements(heads_thk)?, floats(cos_t1p)?, floats(sin_t1p)?, tokens, direction, elements_mut(output_thk)?);
     Ok(())
 }
 

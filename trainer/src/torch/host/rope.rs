@@ -1,5 +1,7 @@
 //! Heads turned by the angles of their tokens, in one pass.
 
+use ft_quant::cuda::RopeDirection;
+
 use super::dispatch::for_each_instruction_set;
 use super::element::Element;
 use super::parallel::{Shared, for_each_range};
@@ -7,24 +9,15 @@ use super::parallel::{Shared, for_each_range};
 /// Tokens that one thread takes at least.
 const GRAIN: usize = 8;
 
-/// Which way heads are turned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// By the angle.
-    Forward,
-    /// The transposed map, which gives the gradient: by the negative angle.
-    Backward,
-}
-
 /// Elements i and i + k/2 of each head of `heads` [t, h, k] turned by angle [t, i], whose `cosines` and `sines` are [t, k/2].
 ///
 /// # Panics
 /// When the lengths do not fit: the caller's mistake.
-pub fn turn_heads<T: Element>(heads: &[T], cosines: &[f32], sines: &[f32], tokens: usize, turn: Turn, output: &mut [T]) {
+pub fn turn_heads<T: Element>(heads: &[T], cosines: &[f32], sines: &[f32], tokens: usize, direction: RopeDirection, output: &mut [T]) {
     let (pairs, width) = (cosines.len() / tokens.max(1), heads.len() / tokens.max(1));
     assert!(cosines.len() == sines.len() && cosines.len() == tokens * pairs, "an angle for each pair of each token");
     assert!(heads.len() == output.len() && heads.len() == tokens * width && (pairs == 0 || width % (2 * pairs) == 0), "whole heads");
-    let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+    let sign = if direction == RopeDirection::Forward { 1.0 } else { -1.0 };
     let shared = Shared::new(output);
     for_each_range(tokens, GRAIN, |range| {
         for token in range {
@@ -62,12 +55,12 @@ mod tests {
         let (cosines, sines) = (angles.map(f32::cos), angles.map(f32::sin));
         let heads: Vec<f32> = (0u8..24).map(|index| f32::from(index) / 7.0 - 1.0).collect();
         let (mut turned, mut back) = (vec![f32::NAN; 24], vec![f32::NAN; 24]);
-        turn_heads(&heads, &cosines, &sines, 2, Turn::Forward, &mut turned);
+        turn_heads(&heads, &cosines, &sines, 2, RopeDirection::Forward, &mut turned);
         // Token 1, head 2, pair 1: elements 21 and 23, by the fourth angle.
         assert_eq!(turned[21], heads[21] * cosines[3] - heads[23] * sines[3]);
         assert_eq!(turned[23], heads[23] * cosines[3] + heads[21] * sines[3]);
-        turn_heads(&turned, &cosines, &sines, 2, Turn::Backward, &mut back);
+        turn_heads(&turned, &cosines, &sines, 2, RopeDirection::Backward, &mut back);
         assert!(heads.iter().zip(&back).all(|(head, back)| (head - back).abs() < 1e-6));
-        turn_heads::<f32>(&[], &[], &[], 0, Turn::Forward, &mut []);
+        turn_heads::<f32>(&[], &[], &[], 0, RopeDirection::Forward, &mut []);
     }
 }

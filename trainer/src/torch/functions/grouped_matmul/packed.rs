@@ -19,7 +19,7 @@ use crate::torch::ops::{Named, cast, contiguous, dims2, empty, narrow, select};
 
 /// Bytes that unpacked weights take on a GPU at most: as many outputs of all experts as fit are unpacked at a time. 20b's wider projection
 /// has four such pieces, 120b's sixteen.
-const PIECE_BYTES: i64 = 256 << 20;
+pub const PIECE_BYTES: i64 = 256 << 20;
 
 /// Outputs of a piece are a multiple of this, for the strides of grouped products.
 const OUTPUT_MULTIPLE: i64 = 8;
