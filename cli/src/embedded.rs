@@ -10,6 +10,9 @@ pub(crate) struct Embedded {
 
 include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
+/// The schema's name beside recipes, which name it in their first line for editors.
+pub(crate) const SCHEMA: &str = "recipe.schema.json";
+
 /// The recipe of that name, with or without `.toml`.
 pub(crate) fn recipe(name: &str) -> Option<&'static Embedded> {
     let wanted = name.strip_suffix(".toml").unwrap_or(name);
@@ -22,9 +25,9 @@ impl Embedded {
         self.name.strip_suffix(".toml").unwrap_or(self.name)
     }
 
-    /// The comment at the head of a recipe, as one line.
+    /// The comment at the head of a recipe, as one line, without what it says to editors.
     pub(crate) fn summary(&self) -> String {
-        let comment = self.text.lines().map_while(|line| line.strip_prefix('#'));
+        let comment = self.text.lines().map_while(|line| line.strip_prefix('#')).filter(|line| !line.starts_with(':'));
         comment.map(str::trim).collect::<Vec<_>>().join(" ").trim().to_owned()
     }
 }
@@ -42,7 +45,8 @@ mod tests {
         assert!(recipe("quickstart").is_some());
         for recipe in RECIPES {
             Recipe::from_text(recipe.text, Path::new(recipe.name), &[]).unwrap();
-            assert!(!recipe.summary().is_empty(), "{}", recipe.name);
+            assert!(!recipe.summary().is_empty() && !recipe.summary().contains("recipe.schema"), "{}: {}", recipe.name, recipe.summary());
+            assert!(recipe.text.starts_with(&format!("#:schema {SCHEMA}\n")), "{}", recipe.name);
         }
     }
 }

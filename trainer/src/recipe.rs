@@ -7,28 +7,32 @@
 
 mod choices;
 mod error;
+mod json_schema;
 mod nearest;
 mod paths;
 mod ranges;
+mod reference;
 mod schema;
 mod sections;
 mod tree;
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::data::ChannelWeights;
 
 pub use choices::{Experts, Layers, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype};
 pub use error::{Place, Problem, ProblemKind, Problems, RecipeError};
+pub use json_schema::SCHEMA_ID;
 pub use sections::{
     CheckpointSection, Dataset, Evaluation, Full, Lora, Model, Optimizer, Output, Quantization, Sampling, ScheduleSection, Tracking,
     Training, Wandb,
 };
 
 /// A recipe with every default filled in.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Recipe {
     /// The base model.

@@ -5,21 +5,23 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use ft_trainer::recipe::Recipe;
+use ft_trainer::recipe::{Recipe, SCHEMA_ID};
 use serde::Serialize;
 
-use crate::embedded::{DATA, Embedded, RECIPES, recipe};
+use crate::embedded::{DATA, Embedded, RECIPES, SCHEMA, recipe};
 use crate::error::{Error, Result};
 use crate::json;
 use crate::terminal::Terminal;
 
-/// List, show or copy the recipes that come with ft
+/// List, show or copy the recipes that come with ft; say what a recipe may hold
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ft recipes
   ft recipes show quickstart
   ft recipes copy quickstart            quickstart.toml and its data, into this folder
-  ft recipes copy quickstart work/")]
+  ft recipes copy quickstart work/
+  ft recipes schema > recipe.schema.json      for editors that complete and check TOML
+  ft recipes reference                        every table and key, in Markdown")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
@@ -37,7 +39,7 @@ enum Action {
         /// Its name
         name: String,
     },
-    /// Copy a recipe, and the data that it uses, into a folder
+    /// Copy a recipe, the data that it uses and the schema for editors into a folder
     Copy {
         /// Its name
         name: String,
@@ -45,6 +47,10 @@ enum Action {
         #[arg(default_value = ".")]
         directory: PathBuf,
     },
+    /// Print the JSON schema of recipes, for editors
+    Schema,
+    /// Print every table and key with its default, in Markdown
+    Reference,
 }
 
 #[derive(Serialize)]
@@ -63,6 +69,8 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
         None | Some(Action::List) => list(arguments.json, terminal),
         Some(Action::Show { name }) => terminal.write(find(name)?.text),
         Some(Action::Copy { name, directory }) => copy(find(name)?, directory, terminal),
+        Some(Action::Schema) => terminal.write(&Recipe::json_schema_text()),
+        Some(Action::Reference) => terminal.write(&Recipe::reference()),
     }
 }
 
@@ -97,7 +105,18 @@ fn copy(recipe: &Embedded, directory: &Path, terminal: &Terminal) -> Result<()> 
         write_new(path, text).map_err(|source| Error::File { action: "write", path: path.clone(), source })?;
         terminal.print(&path.display().to_string())?;
     }
-    Ok(())
+    copy_schema(directory, terminal)
+}
+
+/// Puts the schema beside a copied recipe. That of another version of ft gives way; a file that is none of ft's stays.
+fn copy_schema(directory: &Path, terminal: &Terminal) -> Result<()> {
+    let (path, text) = (directory.join(SCHEMA), Recipe::json_schema_text());
+    let is_other = |found: Vec<u8>| serde_json::from_slice(&found).is_ok_and(|found: serde_json::Value| found["$id"] != SCHEMA_ID);
+    if has_text(&path, &text) || fs::read(&path).is_ok_and(is_other) {
+        return Ok(());
+    }
+    fs::write(&path, text).map_err(|source| Error::File { action: "write", path: path.clone(), source })?;
+    terminal.print(&path.display().to_string())
 }
 
 /// Whether the source of a recipe, a path or a pattern with `*`, names the file.
@@ -144,6 +163,13 @@ mod tests {
                 "{:?}",
                 read.dataset
             );
+        }
+        let schema = folder.path().join(SCHEMA);
+        assert_eq!(fs::read_to_string(&schema).unwrap(), Recipe::json_schema_text());
+        for (found, stays) in [("{\"$id\": \"mine\"}", true), ("{\"$id\": \"ft:recipe.schema.json\"}", false)] {
+            fs::write(&schema, found).unwrap();
+            copy(&RECIPES[0], folder.path(), &terminal).unwrap();
+            assert_eq!(fs::read_to_string(&schema).unwrap() == found, stays, "{found}");
         }
         fs::write(folder.path().join(RECIPES[0].name), "mine").unwrap();
         assert!(matches!(copy(&RECIPES[0], folder.path(), &terminal), Err(Error::Exists { .. })));

@@ -1,10 +1,11 @@
 //! What a recipe says about data.
 
 use ft_formats::harmony::Channel;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Loss weight of each channel; 0 masks it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ChannelWeights {
     /// Of the chain of thought.
@@ -34,7 +35,7 @@ impl ChannelWeights {
 }
 
 /// Which turns of a conversation are trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Turns {
     /// Every assistant turn, each in the context that inference would show it.
@@ -45,7 +46,7 @@ pub enum Turns {
 }
 
 /// What becomes of a sample with more than `max_tokens` tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overlong {
     /// The dataset is refused, with the sample's place.

@@ -1,9 +1,12 @@
 //! Settings that are one of a few words.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// How expert weights are held while training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Experts {
     /// As they are in an MXFP4 checkpoint: packed, and unpacked exactly for each pass. Experts that are stored as numbers stay numbers.
@@ -14,7 +17,7 @@ pub enum Experts {
 }
 
 /// Which weights get a low-rank update.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoraTarget {
     /// The q, k, v and o projections.
@@ -68,8 +71,23 @@ impl From<Layers> for LayersForm {
     }
 }
 
+impl JsonSchema for Layers {
+    fn schema_name() -> Cow<'static, str> {
+        "Layers".into()
+    }
+
+    fn json_schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "const": ALL_LAYERS },
+                { "type": "array", "items": { "type": "integer", "minimum": 0 } },
+            ]
+        })
+    }
+}
+
 /// The optimizer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerKind {
     /// Adam with decoupled weight decay; its two moments take 8 bytes per trained element.
@@ -82,7 +100,7 @@ pub enum OptimizerKind {
 }
 
 /// The shape of the learning rate after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleKind {
     /// Half a cosine down to the minimum.
@@ -95,7 +113,7 @@ pub enum ScheduleKind {
 }
 
 /// Type of the activations, and with `[lora]` of the frozen weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainingDtype {
     /// 16 bits.

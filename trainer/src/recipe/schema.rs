@@ -16,7 +16,7 @@ use super::tree::{Content, Entry, Node};
 use crate::data::{Overlong, Turns};
 
 /// Keys without a default.
-const REQUIRED: [&str; 2] = ["model.path", "dataset.train"];
+pub(super) const REQUIRED: [&str; 2] = ["model.path", "dataset.train"];
 
 /// What a checked tree amounts to.
 #[derive(Debug, Default)]
@@ -36,6 +36,10 @@ pub(super) fn check(tree: &Node) -> Checked {
     }
     for key in REQUIRED.into_iter().filter(|key| !tree.contains(key)) {
         let table = key.split('.').next().unwrap_or_default();
+        // A table under a misspelt name is reported already, and may well have the key.
+        if !tree.contains(table) && checked.problems.iter().any(|problem| may_mean(problem, table)) {
+            continue;
+        }
         let origin = tree.get(table).map_or(Origin::Whole, |entry| entry.origin.clone());
         let example = format!("`{}` under `[{table}]`", example(key));
         checked.problems.push(Found { origin, kind: ProblemKind::Missing { key, example } });
@@ -43,19 +47,56 @@ pub(super) fn check(tree: &Node) -> Checked {
     checked
 }
 
+/// Whether a problem is an unknown table that may be a misspelling of `table`.
+fn may_mean(problem: &Found, table: &str) -> bool {
+    match &problem.kind {
+        ProblemKind::UnknownKey { table: within, nearest, .. } => within.is_empty() && nearest.iter().any(|name| name == table),
+        _ => false,
+    }
+}
+
 /// A recipe that has every key.
 fn reference() -> Table {
     Table::try_from(Recipe::complete()).unwrap_or_default()
 }
 
+/// Every table and key, tables before what is in them.
+pub(super) fn paths() -> Vec<String> {
+    fn walk(table: &Table, prefix: &str, paths: &mut Vec<String>) {
+        for (key, value) in table {
+            let path = format!("{prefix}{key}");
+            paths.push(path.clone());
+            if let Value::Table(inner) = value {
+                walk(inner, &format!("{path}."), paths);
+            }
+        }
+    }
+    let mut paths = Vec::new();
+    walk(&reference(), "", &mut paths);
+    paths
+}
+
+/// Lines that set the key at `path` to its example, or open its table.
+pub(super) fn assignment(path: &str) -> String {
+    let value = value(path);
+    match (path.rsplit_once('.'), value) {
+        (_, Value::Table(_)) => format!("[{path}]"),
+        // A setting is of interest where it asks for something.
+        (Some((table, key)), Value::Boolean(_)) => format!("[{table}]\n{key} = true"),
+        (Some((table, key)), value) => format!("[{table}]\n{key} = {value}"),
+        (None, value) => format!("{path} = {value}"),
+    }
+}
+
+/// The default of the key at `path`, or a likely value.
+pub(super) fn value(path: &str) -> Value {
+    path.split('.').fold(Value::Table(reference()), |value, part| value.get(part).cloned().unwrap_or(Value::Boolean(true)))
+}
+
 /// A line that sets the key at `path`, with its default or a likely value.
 pub(super) fn example(path: &str) -> String {
     let key = path.rsplit('.').next().unwrap_or(path);
-    let mut value = Value::Table(reference());
-    for part in path.split('.') {
-        value = value.get(part).cloned().unwrap_or(Value::Boolean(true));
-    }
-    match value {
+    match value(path) {
         Value::Table(_) => format!("[{path}]"),
         value => format!("{key} = {value}"),
     }

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{Experts, Layers, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype};
 use crate::data::{Overlong, Turns};
 
 /// `[model]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
     /// The directory of the base model.
@@ -18,7 +19,7 @@ pub struct Model {
 }
 
 /// `[dataset]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dataset {
     /// Files, folders and patterns of conversations to train on.
@@ -55,7 +56,7 @@ impl Default for Dataset {
 }
 
 /// `[lora]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Lora {
     /// Rank of every update.
@@ -87,12 +88,12 @@ impl Default for Lora {
 }
 
 /// `[full]`: every weight is trained. It has no keys.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Full {}
 
 /// `[optimizer]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Optimizer {
     /// Which one.
@@ -126,7 +127,7 @@ impl Default for Optimizer {
 }
 
 /// `[schedule]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ScheduleSection {
     /// Shape of the decay.
@@ -144,7 +145,7 @@ impl Default for ScheduleSection {
 }
 
 /// `[training]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Training {
     /// Passes over the dataset, when `steps` does not say how long the run is.
@@ -185,7 +186,7 @@ impl Default for Training {
 }
 
 /// `[checkpoint]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointSection {
     /// Steps from one checkpoint to the next; 0 writes one at the end only.
@@ -201,7 +202,7 @@ impl Default for CheckpointSection {
 }
 
 /// `[evaluation]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Evaluation {
     /// Steps from one evaluation to the next; 0 evaluates at the end only.
@@ -215,7 +216,7 @@ impl Default for Evaluation {
 }
 
 /// `[sampling]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
     /// Steps from one round of answers to the next; 0 answers at the end only.
@@ -231,7 +232,7 @@ impl Default for Sampling {
 }
 
 /// `[tracking]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tracking {
     /// Write TensorBoard's event files.
@@ -242,7 +243,7 @@ pub struct Tracking {
 }
 
 /// `[tracking.wandb]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wandb {
     /// Project.
@@ -263,7 +264,7 @@ impl Wandb {
 }
 
 /// `[quantization]`
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Quantization {
     /// Train through MXFP4 rounding.
@@ -271,7 +272,7 @@ pub struct Quantization {
 }
 
 /// `[output]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Output {
     /// Folder of all runs.

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ft_formats::Hint;
@@ -94,57 +95,139 @@ fn contract() -> Vec<(String, String)> {
     keys
 }
 
-/// `name` with one letter left out, doubled, replaced, or two neighbours exchanged, at every place.
-fn misspellings(name: &str) -> Vec<String> {
+/// `name` with one letter left out, put in or replaced, or two neighbours exchanged, in every way.
+fn misspellings(name: &str) -> BTreeSet<String> {
+    const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz_";
     let letters: Vec<char> = name.chars().collect();
-    let mut found = Vec::new();
-    for index in 0..letters.len() {
-        let (before, after) = (&letters[..index], &letters[index + 1..]);
-        let with = |middle: &[char]| before.iter().chain(middle).chain(after).collect::<String>();
-        found.extend([with(&[]), with(&[letters[index], letters[index]]), with(&['x'])]);
-        if let Some(&next) = after.first() {
-            found.push(before.iter().chain(&[next, letters[index]]).chain(&after[1..]).collect());
+    let mut found = BTreeSet::new();
+    for index in 0..=letters.len() {
+        let (before, after) = letters.split_at(index);
+        let with = |middle: &[char], left_out: usize| before.iter().chain(middle).chain(&after[left_out..]).collect::<String>();
+        for letter in LETTERS.chars() {
+            found.insert(with(&[letter], 0));
+            if !after.is_empty() {
+                found.insert(with(&[letter], 1));
+            }
+        }
+        if !after.is_empty() {
+            found.insert(with(&[], 1));
+        }
+        if let [first, second, ..] = *after {
+            found.insert(with(&[second, first], 2));
         }
     }
-    found.retain(|other| other != name);
+    found.remove(name);
+    found.remove("");
     found
+}
+
+/// Checks that in `text`, whose line `first_line` and those after it begin each with one of `wrong`, all of them are named with their places and
+/// with `right`; gives how many of them could be nothing else.
+fn check_misspellings(text: &str, first_line: usize, first_column: usize, wrong: &[String], right: &str) -> usize {
+    let found = problems(text, &[]);
+    let mut certain = 0;
+    for (index, wrong) in wrong.iter().enumerate() {
+        let problem = found
+            .iter()
+            .find(|problem| matches!(&problem.kind, ProblemKind::UnknownKey { key, .. } if key == wrong))
+            .unwrap_or_else(|| panic!("{wrong} for {right}: {found:?}"));
+        assert!(
+            matches!(problem.place, Place::File { line, column, width, .. }
+                if line == first_line + index && column == first_column && width == wrong.len()),
+            "{problem:?}"
+        );
+        let ProblemKind::UnknownKey { nearest, .. } = &problem.kind else { unreachable!("it was found by its kind") };
+        assert!(nearest.contains(&right.to_owned()), "{wrong} for {right}: {nearest:?}");
+        assert!(problem.hint().unwrap().contains(&format!("`{right}`")), "{wrong} for {right}");
+        certain += usize::from(nearest.len() == 1);
+    }
+    certain
 }
 
 #[test]
 fn every_misspelt_key_is_named_with_its_place_and_the_right_one() {
     let keys = contract();
-    let mut tried = 0;
+    let (mut tried, mut certain) = (0, 0);
     for (table, key) in &keys {
-        for wrong in misspellings(key) {
-            if keys.iter().any(|(other_table, other)| other_table == table && *other == wrong) {
-                continue;
-            }
-            let text = format!("# a recipe\n[{table}]\n{wrong} = 1\n");
-            let found = problems(&text, &[]);
-            let problem = found
-                .iter()
-                .find(|problem| matches!(&problem.kind, ProblemKind::UnknownKey { key, .. } if *key == wrong))
-                .unwrap_or_else(|| panic!("{wrong} in [{table}]: {found:?}"));
-            assert!(matches!(problem.place, Place::File { line: 3, column: 1, width, .. } if width == wrong.len()), "{problem:?}");
-            let hint = problem.hint().unwrap();
-            assert!(hint.contains(&format!("`{key}`")), "{wrong} in [{table}]: {hint}");
-            tried += 1;
-        }
+        let is_key = |name: &String| keys.iter().any(|(other_table, other)| other_table == table && other == name);
+        let wrong: Vec<String> = misspellings(key).into_iter().filter(|name| !is_key(name)).collect();
+        let text = format!("# a recipe\n[{table}]\n{}", wrong.iter().map(|wrong| format!("{wrong} = 1\n")).collect::<String>());
+        certain += check_misspellings(&text, 3, 1, &wrong, key);
+        tried += wrong.len();
     }
-    assert!(tried > 1000, "{tried}");
+    assert!(tried > 20_000 && certain * 100 > tried * 97, "{certain} of {tried} have one suggestion only");
 }
 
 #[test]
-fn every_misspelt_table_is_named() {
-    let reference = toml::Table::try_from(Recipe::complete()).unwrap();
-    for table in reference.keys() {
-        for wrong in misspellings(table).into_iter().filter(|wrong| !reference.contains_key(wrong)) {
-            let found = problems(&format!("[{wrong}]\nx = 1\n"), &[]);
-            let problem = found.iter().find(|problem| matches!(problem.kind, ProblemKind::UnknownKey { .. })).unwrap();
-            assert!(problem.to_string().starts_with("r.toml:1:2: unknown key"), "{problem}");
-            assert!(problem.hint().unwrap().contains(&format!("`{table}`")), "{wrong}: {problem}");
+fn every_misspelt_table_is_named_with_its_place_and_the_right_one() {
+    let mut tried = 0;
+    for path in schema::paths().into_iter().filter(|path| matches!(schema::value(path), toml::Value::Table(_))) {
+        let (parent, table) = path.rsplit_once('.').map_or((String::new(), path.as_str()), |(parent, table)| (format!("{parent}."), table));
+        let wrong: Vec<String> =
+            misspellings(table).into_iter().filter(|wrong| !schema::paths().contains(&format!("{parent}{wrong}"))).collect();
+        let text: String = wrong.iter().map(|wrong| format!("[{parent}{wrong}]\n")).collect();
+        check_misspellings(&text, 1, 2 + parent.len(), &wrong, table);
+        let overrides: Vec<String> = wrong.iter().map(|wrong| format!("{parent}{wrong}.steps=1")).collect();
+        let found = problems(SMALLEST, &overrides.iter().map(String::as_str).collect::<Vec<_>>());
+        for (argument, wrong) in overrides.iter().zip(&wrong) {
+            let problem = found.iter().find(|problem| problem.place == Place::Override { argument: argument.clone() }).unwrap();
+            assert!(problem.to_string().starts_with(&format!("--set {argument}: unknown key `{wrong}`")), "{problem}");
+            assert!(problem.hint().unwrap().contains(&format!("`{table}`")), "{argument}: {:?}", problem.hint());
+        }
+        tried += wrong.len();
+    }
+    assert!(tried > 5000, "{tried}");
+}
+
+#[test]
+fn every_misspelt_word_is_named_with_the_right_one() {
+    let root = Recipe::json_schema();
+    let mut tried = 0;
+    for (table, key) in contract() {
+        let path = format!("properties.{}.properties.{key}", table.replace('.', ".properties."));
+        let schema = path.split('.').fold(&root, |schema, part| &schema[part]);
+        let is_list = schema["type"] == "array";
+        let words: Vec<&str> = [schema, &schema["items"]]
+            .into_iter()
+            .filter_map(|schema| schema["enum"].as_array())
+            .flatten()
+            .filter_map(|word| word.as_str())
+            .collect();
+        for right in &words {
+            for wrong in misspellings(right).into_iter().filter(|wrong| !words.contains(&wrong.as_str())) {
+                let value = if is_list { format!("[\"{wrong}\"]") } else { format!("\"{wrong}\"") };
+                let found = problems(&format!("[{table}]\n{key} = {value}\n"), &[]);
+                let names = |problem: &&Problem| matches!(&problem.kind, ProblemKind::UnknownChoice { found, nearest, .. } if *found == wrong && nearest.iter().any(|word| word == right));
+                let problem = found.iter().find(names).unwrap_or_else(|| panic!("{wrong} for {right}: {found:?}"));
+                assert!(matches!(problem.place, Place::File { line: 2, .. }), "{problem:?}");
+                tried += 1;
+            }
         }
     }
+    assert!(tried > 5000, "{tried}");
+}
+
+#[test]
+fn a_misspelt_table_is_one_problem_and_not_its_missing_keys_too() {
+    let found = problems("[modle]\npath = \"m\"\n[dataset]\ntrain = [\"d\"]\n", &[]);
+    assert_eq!(found.len(), 1, "{found:?}");
+}
+
+/// The files that are written from the code; `what` is the word of `ft recipes` that prints them.
+fn check_current(file: &str, current: &str, what: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
+    let is_current = std::fs::read_to_string(&path).is_ok_and(|found| found == current);
+    assert!(is_current, "{file} is not what the code says: `ft recipes {what} > {file}` writes it anew");
+}
+
+#[test]
+fn the_schema_in_the_tree_is_current() {
+    check_current("recipes/recipe.schema.json", &Recipe::json_schema_text(), "schema");
+}
+
+#[test]
+fn the_reference_in_the_tree_is_current() {
+    check_current("docs/recipe.md", &Recipe::reference(), "reference");
 }
 
 #[test]
