@@ -1,6 +1,6 @@
 #!/bin/sh
 # install.sh BINARY PREFIX: `ft` into PREFIX/bin and the libtorch that it loads into PREFIX/lib/ft, where the binary looks
-# first. Hard links where the file system allows it, so that nothing is held twice; the clone can be deleted afterwards.
+# first; manual pages and completions into PREFIX/share. Hard links where the file system allows it, so that nothing is held twice; the clone can be deleted afterwards.
 set -eu
 cd "$(dirname "$0")/.."
 binary=$1
@@ -24,6 +24,13 @@ mv "$prefix/bin/.ft.partial" "$prefix/bin/ft"
 
 # Fails here, and with words, if the libraries cannot be found without the clone.
 (cd / && env -i "$prefix/bin/ft" --version)
+
+share=$prefix/share
+mkdir -p "$share/bash-completion/completions" "$share/zsh/site-functions" "$share/fish/vendor_completions.d"
+"$prefix/bin/ft" man "$share/man/man1" > /dev/null
+"$prefix/bin/ft" completions bash > "$share/bash-completion/completions/ft"
+"$prefix/bin/ft" completions zsh > "$share/zsh/site-functions/_ft"
+"$prefix/bin/ft" completions fish > "$share/fish/vendor_completions.d/ft.fish"
 echo "installed $prefix/bin/ft"
 case ":$PATH:" in
     *":$prefix/bin:"*) ;;

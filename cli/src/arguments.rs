@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Command, CommandFactory, Parser, Subcommand, ValueEnum};
 use ft_trainer::recipe::TrainingDtype;
 
 use crate::commands::{
-    chat, eval, export, generate, init, inspect, logits, merge, plan, preview, quantize, recipes, render, train, verify,
+    chat, completions, eval, export, generate, init, inspect, logits, man, merge, plan, preview, quantize, recipes, render, train, verify,
 };
 
 const AFTER_HELP: &str = "\
@@ -47,6 +47,8 @@ pub(crate) enum Verb {
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     Recipes(recipes::Arguments),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
 }
 
 /// Type of weights and activations.
@@ -82,10 +84,13 @@ pub(crate) fn parse() -> Result<Verb, ExitCode> {
     })
 }
 
+/// The description of the command line, for what is written from it.
+pub(crate) fn command() -> Command {
+    Arguments::command()
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -1,12 +1,14 @@
 //! The verbs.
 
 pub(crate) mod chat;
+pub(crate) mod completions;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod inspect;
 pub(crate) mod logits;
+pub(crate) mod man;
 pub(crate) mod merge;
 pub(crate) mod plan;
 pub(crate) mod preview;
@@ -38,5 +40,7 @@ pub(crate) fn run(verb: &Verb, terminal: &Terminal) -> Result<()> {
         Verb::Verify(arguments) => verify::run(arguments, terminal),
         Verb::Inspect(arguments) => inspect::run(arguments, terminal),
         Verb::Recipes(arguments) => recipes::run(arguments, terminal),
+        Verb::Completions(arguments) => completions::run(arguments, terminal),
+        Verb::Man(arguments) => man::run(arguments, terminal),
     }
 }
