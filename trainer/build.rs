@@ -21,6 +21,7 @@ fn main() {
         .file("native/memory.cpp")
         .file("native/optimizer.cpp")
         .file("native/parallel.cpp")
+        .file("native/probe.cpp")
         .file("native/stream.cpp")
         // The wheel was built with OpenMP; without this the headers would run everything on one thread.
         .flag("-fopenmp")

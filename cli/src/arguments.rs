@@ -7,7 +7,8 @@ use clap::{Command, CommandFactory, Parser, Subcommand, ValueEnum};
 use ft_trainer::recipe::TrainingDtype;
 
 use crate::commands::{
-    chat, completions, eval, export, generate, init, inspect, logits, man, merge, plan, preview, quantize, recipes, render, train, verify,
+    chat, completions, doctor, eval, export, generate, init, inspect, logits, man, merge, plan, preview, quantize, recipes, render, train,
+    verify,
 };
 
 const AFTER_HELP: &str = "\
@@ -47,6 +48,7 @@ pub(crate) enum Verb {
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
     Recipes(recipes::Arguments),
+    Doctor(doctor::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }

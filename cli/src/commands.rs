@@ -2,6 +2,7 @@
 
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod generate;
@@ -40,6 +41,7 @@ pub(crate) fn run(verb: &Verb, terminal: &Terminal) -> Result<()> {
         Verb::Verify(arguments) => verify::run(arguments, terminal),
         Verb::Inspect(arguments) => inspect::run(arguments, terminal),
         Verb::Recipes(arguments) => recipes::run(arguments, terminal),
+        Verb::Doctor(arguments) => doctor::run(arguments, terminal),
         Verb::Completions(arguments) => completions::run(arguments, terminal),
         Verb::Man(arguments) => man::run(arguments, terminal),
     }

@@ -35,6 +35,8 @@ pub(crate) enum Error {
     Setting { argument: String },
     #[error("`--set {argument}` changes a recipe, and this is data")]
     SettingWithoutRecipe { argument: String },
+    #[error("{failures} of the checks failed")]
+    Doctor { failures: usize },
     #[error("the prompt is empty")]
     EmptyPrompt,
     #[error("there is no recipe `{name}`")]
@@ -95,6 +97,7 @@ impl Hint for Error {
             Self::TokenOutsideVocabulary { .. } => "were these ids made with another tokenizer?",
             Self::Setting { .. } => "for example `--set hidden_size=96`",
             Self::SettingWithoutRecipe { .. } => "preview a recipe, or leave --set out",
+            Self::Doctor { .. } => "each failure above has its fix",
             Self::EmptyPrompt => "give the question: --prompt \"...\"",
             Self::UnknownRecipe { known, .. } => return Some(format!("there are: {}", known.join(", "))),
             Self::KlAboveBound { .. } => {

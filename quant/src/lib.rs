@@ -19,3 +19,4 @@ pub use accuracy::Accuracy;
 pub use codec::Codec;
 pub use error::Error;
 pub use float::Float;
+pub use processor::instructions;

@@ -19,6 +19,18 @@ pub(crate) enum Instructions {
     Avx512,
 }
 
+/// The vector instructions that the codecs use on this processor: `AVX-512`, `AVX2`, or `portable` ones.
+#[must_use]
+pub fn instructions() -> &'static str {
+    match Level::best().instructions() {
+        Instructions::Portable => "portable",
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx2 => "AVX2",
+        #[cfg(target_arch = "x86_64")]
+        Instructions::Avx512 => "AVX-512",
+    }
+}
+
 impl Level {
     /// All levels that this processor has, the best one last.
     pub(crate) fn available() -> impl Iterator<Item = Self> {

@@ -153,6 +153,10 @@ const Emulator *ft_emulator() {
 // ---- libcuda.so ----
 
 int cuInit(unsigned int) { return SUCCESS; }
+int cuDriverGetVersion(int *version) {
+    *version = 13000;
+    return SUCCESS;
+}
 int cuDeviceGetCount(int *count) {
     *count = 1;
     return SUCCESS;
@@ -172,6 +176,10 @@ int cuDeviceGetAttribute(int *value, int attribute, int) {
 }
 int cuDeviceGetName(char *name, int bytes, int) {
     snprintf(name, (size_t)bytes, "the host");
+    return SUCCESS;
+}
+int cuDeviceTotalMem_v2(size_t *bytes, int) {
+    *bytes = MEMORY_BYTES;
     return SUCCESS;
 }
 int cuDevicePrimaryCtxRetain(void **context, int) {

@@ -13,3 +13,4 @@ pub mod kernels;
 pub mod mxfp4;
 pub mod offload;
 pub mod ops;
+pub mod probe;

@@ -21,6 +21,11 @@ impl Cache {
         Self { folder: folder.map(|folder| folder.join("ft/kernels")) }
     }
 
+    /// The folder, if there is one.
+    pub(super) fn folder(self) -> Option<PathBuf> {
+        self.folder
+    }
+
     #[cfg(test)]
     fn in_folder(folder: &Path) -> Self {
         Self { folder: Some(folder.to_path_buf()) }

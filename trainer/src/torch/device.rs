@@ -1,6 +1,6 @@
 //! Which device to compute on: the CPU, or a CUDA device whose library is opened at run time.
 
-use std::ffi::{CString, c_int};
+use std::ffi::{CStr, c_int};
 use std::sync::OnceLock;
 
 use tch::Device;
@@ -102,16 +102,34 @@ fn field_bytes(text: &str, field: &str) -> Option<u64> {
 
 /// Opens libtorch_cuda.so if the wheel came with its dependencies; the program links only the CPU half, so one build serves both.
 fn open_cuda() -> bool {
-    static OPENED: OnceLock<bool> = OnceLock::new();
-    *OPENED.get_or_init(|| {
-        let Ok(name) = CString::new("libtorch_cuda.so") else { return false };
+    cuda_problem().is_none()
+}
+
+/// Why libtorch_cuda.so, which the first call opens, cannot be opened, in the loader's words; `None` when it is open.
+pub(super) fn cuda_problem() -> Option<&'static str> {
+    static PROBLEM: OnceLock<Option<String>> = OnceLock::new();
+    let problem = PROBLEM.get_or_init(|| {
         // SAFETY: dlopen of a library by name; its initialisers register CUDA with libtorch. The handle stays open for good.
-        let is_open = !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null();
-        if is_open && !ALLOCATOR_VARIABLES.iter().any(|variable| std::env::var_os(variable).is_some()) {
+        if unsafe { libc::dlopen(c"libtorch_cuda.so".as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null() {
+            return Some(loader_message());
+        }
+        if !ALLOCATOR_VARIABLES.iter().any(|variable| std::env::var_os(variable).is_some()) {
             expand_segments();
         }
-        is_open
-    })
+        None
+    });
+    problem.as_deref()
+}
+
+/// What the loader says of this thread's last call that failed.
+fn loader_message() -> String {
+    // SAFETY: gives null, or a string that ends with zero and stays until this thread's next call of the loader.
+    let message = unsafe { libc::dlerror() };
+    if message.is_null() {
+        return "the loader gives no reason".to_owned();
+    }
+    // SAFETY: as above.
+    unsafe { CStr::from_ptr(message) }.to_string_lossy().into_owned()
 }
 
 /// Whether operators must give the same bits at every run, which on a GPU costs flash attention's backward pass some speed and memory.
