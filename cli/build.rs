@@ -12,6 +12,9 @@ fn main() {
     println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN/../lib/ft/torch/lib");
     if let Some(libtorch) = env::var_os("LIBTORCH") {
         println!("cargo:rustc-link-arg=-Wl,-rpath,{}", Path::new(&libtorch).join("lib").display());
+        if let Some(version) = libtorch_version(Path::new(&libtorch)) {
+            println!("cargo:rustc-env=FT_LIBTORCH_VERSION={version}");
+        }
     }
     let recipes = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
     let code = table("RECIPES", "recipe", &recipes, "", "toml") + &table("DATA", "dataset of recipes", &recipes, "data/", "jsonl");
@@ -19,6 +22,16 @@ fn main() {
     if let Err(error) = fs::write(&out, code) {
         println!("cargo:error=cannot write {}: {error}", out.display());
     }
+}
+
+/// The version of libtorch that its headers state, `2.11.0`.
+fn libtorch_version(libtorch: &Path) -> Option<String> {
+    let header = fs::read_to_string(libtorch.join("include/torch/headeronly/version.h")).ok()?;
+    let part = |name: &str| {
+        let line = header.lines().find_map(|line| line.strip_prefix("#define TORCH_VERSION_")?.strip_prefix(name));
+        line.and_then(|value| value.trim().parse::<u32>().ok())
+    };
+    Some(format!("{}.{}.{}", part("MAJOR ")?, part("MINOR ")?, part("PATCH ")?))
 }
 
 /// A table of the files in `root` + `folder` with the ending `extension`, their texts included.

@@ -2,8 +2,6 @@
 //!
 //! The order is that of its readers' questions: what was done, whether the result is good, where it is not, and what the words mean.
 
-mod axis;
-mod escape;
 mod largest_codes;
 mod number;
 mod plot;
@@ -18,11 +16,13 @@ use ft_formats::report::ConversionReport;
 use ft_quant::Accuracy;
 
 use largest_codes::UNITS;
-use number::{Level, changed_codes_fraction, changed_scales_fraction, clipped_fraction, flushed_fraction, largest_code_fraction, percent};
+use number::{Level, changed_codes_fraction, changed_scales_fraction, clipped_fraction, flushed_fraction, largest_code_fraction};
 use plot::{LayerPlot, legend};
 
+use crate::page::number::percent;
+
 /// Colours, and how the page folds on a phone and on paper.
-const STYLE: &str = include_str!("accuracy_page/style.css");
+const STYLE: &str = concat!(include_str!("page/base.css"), include_str!("accuracy_page/style.css"));
 
 /// Sorts the tables; they are complete without it.
 const SCRIPT: &str = include_str!("accuracy_page/sort.js");

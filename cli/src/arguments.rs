@@ -7,8 +7,8 @@ use clap::{Command, CommandFactory, Parser, Subcommand, ValueEnum};
 use ft_trainer::recipe::TrainingDtype;
 
 use crate::commands::{
-    chat, completions, doctor, eval, export, generate, init, inspect, logits, man, merge, plan, preview, quantize, recipes, render, train,
-    verify,
+    chat, completions, doctor, eval, export, generate, init, inspect, logits, man, merge, plan, preview, quantize, recipes, render, report,
+    train, verify,
 };
 
 const AFTER_HELP: &str = "\
@@ -47,6 +47,7 @@ pub(crate) enum Verb {
     Export(export::Arguments),
     Verify(verify::Arguments),
     Inspect(inspect::Arguments),
+    Report(report::Arguments),
     Recipes(recipes::Arguments),
     Doctor(doctor::Arguments),
     Completions(completions::Arguments),

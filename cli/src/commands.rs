@@ -16,6 +16,7 @@ pub(crate) mod preview;
 pub(crate) mod quantize;
 pub(crate) mod recipes;
 pub(crate) mod render;
+pub(crate) mod report;
 pub(crate) mod train;
 pub(crate) mod verify;
 
@@ -40,6 +41,7 @@ pub(crate) fn run(verb: &Verb, terminal: &Terminal) -> Result<()> {
         Verb::Export(arguments) => export::run(arguments, terminal),
         Verb::Verify(arguments) => verify::run(arguments, terminal),
         Verb::Inspect(arguments) => inspect::run(arguments, terminal),
+        Verb::Report(arguments) => report::run(arguments, terminal),
         Verb::Recipes(arguments) => recipes::run(arguments, terminal),
         Verb::Doctor(arguments) => doctor::run(arguments, terminal),
         Verb::Completions(arguments) => completions::run(arguments, terminal),

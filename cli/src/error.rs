@@ -23,6 +23,8 @@ pub(crate) enum Error {
     Nothing { path: PathBuf },
     #[error("{} is neither a model, an adapter, a run, nor a GGUF or safetensors file", path.display())]
     Unrecognised { path: PathBuf },
+    #[error("{} holds no run", path.display())]
+    NoRun { path: PathBuf },
     #[error("{} already exists", path.display())]
     Exists { path: PathBuf },
     #[error("{} is not a JSON array of token ids, or of such arrays", path.display())]
@@ -91,6 +93,9 @@ impl Hint for Error {
             Self::Trainer(error) => return error.hint().or_else(|| general_hint(error)),
             Self::File { .. } | Self::Nothing { .. } => "check the path; relative ones start at the current directory",
             Self::Unrecognised { .. } => "a model has `config.json`, an adapter `adapter_config.json`, a run `metrics.jsonl`",
+            Self::NoRun { .. } => {
+                "a run has `metrics.jsonl`, `run.json` or `recipe.toml`; it is the folder that `ft train` names as its output"
+            }
             Self::Exists { .. } => "choose another name, or remove it",
             Self::Tokens { .. } => "for example `[200006, 1428]`, or `[[200006], [1428, 2]]`; `ft render FILE --tokens` prints ids",
             Self::NoTokens { .. } => "give at least one id",

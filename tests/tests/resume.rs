@@ -91,7 +91,7 @@ name = "unnamed"
         self.scratch.join("runs").join(name)
     }
 
-    /// Starts a run in the background and waits until `metrics.jsonl` holds `lines` lines.
+    /// Starts a run in the background and waits until `metrics.jsonl` holds `lines` steps.
     fn start_until(&self, name: &str, resume: bool, lines: usize) -> Child {
         let mut command = self.train(name);
         if resume {
@@ -113,8 +113,10 @@ name = "unnamed"
     }
 }
 
+/// Steps that are written down.
 fn count_lines(path: &Path) -> usize {
-    fs::read(path).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count())
+    let is_step = |line: &&[u8]| line.ends_with(b"\n") && line.windows(15).any(|key| key == b"\"learning_rate\"");
+    fs::read(path).map_or(0, |bytes| bytes.split_inclusive(|&byte| byte == b'\n').filter(is_step).count())
 }
 
 /// Every file below a folder with its bytes.

@@ -4,7 +4,7 @@ use tch::{Kind, Tensor};
 
 use crate::data::Sample;
 use crate::error::Result;
-use crate::model::{Activations, PackedTokens, Transformer};
+use crate::model::{Activations, PackedTokens, RoutingMeter, Transformer};
 use crate::torch::functions::cross_entropy;
 use crate::torch::ops::{Named, from_slice, index_select};
 
@@ -62,7 +62,21 @@ pub fn total_weight<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> f64 {
 /// # Errors
 /// Those of the forward pass.
 pub fn loss(model: &Transformer, batch: &Batch, total_weight: f64, activations: Activations) -> Result<Tensor> {
-    let hidden_td = model.hidden(&batch.tokens, activations)?;
+    metered_loss(model, batch, total_weight, activations, None)
+}
+
+/// [`loss`], with the routers' choices for all tokens of the batch counted by `meter`. The loss is the same to the bit.
+///
+/// # Errors
+/// Those of the forward pass.
+pub fn metered_loss(
+    model: &Transformer,
+    batch: &Batch,
+    total_weight: f64,
+    activations: Activations,
+    meter: Option<&RoutingMeter>,
+) -> Result<Tensor> {
+    let hidden_td = model.hidden_metered(&batch.tokens, activations, meter)?;
     let trained_nd = index_select(&hidden_td, 0, &batch.trained_rows_n)?;
     let weights_n = batch
         .weights_n

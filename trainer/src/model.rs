@@ -11,8 +11,10 @@ pub mod linear;
 pub mod norm;
 pub mod rope;
 pub mod router;
+pub mod routing_meter;
 pub mod transformer;
 pub mod weights;
 
 pub use batch::PackedTokens;
+pub use routing_meter::RoutingMeter;
 pub use transformer::{Activations, Cache, Transformer};

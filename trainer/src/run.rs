@@ -8,6 +8,7 @@ pub mod observer;
 pub mod outcome;
 pub mod plan;
 pub mod result;
+pub mod routing;
 pub mod samples;
 pub mod session;
 pub mod signals;

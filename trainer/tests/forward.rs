@@ -9,10 +9,10 @@ use ft_formats::peft::{AdapterTarget, AttentionProjection};
 use ft_trainer::adapters::lora::{Adapter, LoraSpec};
 use ft_trainer::adapters::{Trainable, train_everything};
 use ft_trainer::data::{Sample, SampleOrigin, TrainedTokens};
-use ft_trainer::loss::{Batch, loss, total_weight};
+use ft_trainer::loss::{Batch, loss, metered_loss, total_weight};
 use ft_trainer::model::experts::ExpertWeight;
 use ft_trainer::model::weights::{Placement, load};
-use ft_trainer::model::{Activations, PackedTokens, Transformer};
+use ft_trainer::model::{Activations, PackedTokens, RoutingMeter, Transformer};
 use ft_trainer::recipe::Experts;
 use ft_trainer::torch::functions::InputKept;
 use tch::{Device, Kind, Tensor};
@@ -200,6 +200,45 @@ fn low_rank_updates_of_packed_experts_get_the_gradients_of_unpacked_ones() {
             assert_eq!(packed.0, unpacked.0, "{kind:?}");
             assert!(packed.1.iter().all(|gradient| gradient.abs().max().double_value(&[]) > 0.0));
             assert_same_gradients(&format!("{kind:?}"), &packed.2, &packed.1, &unpacked.1, 0.0);
+        }
+    }
+}
+
+#[test]
+fn counting_the_routers_choices_changes_no_bit_and_counts_each_token_once() {
+    let stored = Stored::new(ExpertStorage::Mxfp4, 160);
+    let (checkpoint, samples) = (stored.open(), samples());
+    let tokens: usize = samples.iter().map(|sample| sample.ids.len()).sum();
+    for experts in [Experts::Mxfp4, Experts::Bf16] {
+        let mut counted = Vec::new();
+        for activations in [Activations::Kept, Activations::Recomputed(InputKept::OnDevice), Activations::Recomputed(InputKept::OnHost)] {
+            let (model, trainables) = adapted(&checkpoint, Kind::Float, experts);
+            let (expected_loss, expected) = step(&model, &trainables, &[&samples[..2], &samples[2..]], activations);
+            let (meter, mut found_loss) = (RoutingMeter::default(), 0.0);
+            for batch in [&samples[..2], &samples[2..]] {
+                let batch = Batch::new(batch, &model).unwrap();
+                let loss = metered_loss(&model, &batch, total_weight(&samples), activations, Some(&meter)).unwrap();
+                loss.backward();
+                found_loss += loss.double_value(&[]);
+            }
+            assert_eq!(found_loss, expected_loss);
+            for (trainable, expected) in trainables.iter().zip(&expected) {
+                assert!(trainable.tensor.grad().equal(expected), "{}", trainable.name);
+            }
+            counted.push(meter.read().unwrap());
+        }
+        assert!(counted.iter().all(|layers| *layers == counted[0]), "{counted:?}");
+        assert_eq!(counted[0].len(), checkpoint.config().num_hidden_layers);
+        // Those of a pass without a graph, which routes the same tokens.
+        let (model, _) = adapted(&checkpoint, Kind::Float, experts);
+        let all = PackedTokens::from_sequences(samples.iter().map(|sample| &sample.ids[..]), Device::Cpu).unwrap();
+        let (_, routings) = tch::no_grad(|| model.hidden_with_routing(&all).unwrap());
+        for (layer, routing) in counted[0].iter().zip(&routings) {
+            let mut expected = [0.0; 5];
+            routing.experts_on_host().unwrap().iter().for_each(|&expert| expected[usize::try_from(expert).unwrap()] += 1.0);
+            assert_eq!(layer.expert_tokens, expected);
+            assert_eq!(layer.expert_tokens.iter().sum::<f64>(), 3.0 * tokens as f64);
+            assert!(layer.entropy_sum > 0.0 && layer.entropy_sum < 5f64.ln() * tokens as f64, "{}", layer.entropy_sum);
         }
     }
 }

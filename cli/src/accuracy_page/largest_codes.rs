@@ -4,8 +4,9 @@ use ft_formats::checkpoint::Projection;
 use ft_quant::Accuracy;
 
 use super::ExpertTensor;
-use super::number::{largest_code_fraction, percent};
+use super::number::largest_code_fraction;
 use super::plot::{layer_labels, layers, place};
+use crate::page::number::percent;
 
 /// Units of each magnitude code. Source: OCP MX 1.0, section 5.3.3.
 pub(super) const UNITS: [&str; 8] = ["0", "0.5", "1", "1.5", "2", "3", "4", "6"];

@@ -7,8 +7,9 @@ use ft_formats::checkpoint::Projection;
 use ft_quant::Accuracy;
 
 use super::ExpertTensor;
-use super::axis::Axis;
-use super::number::{Level, percent};
+use super::number::Level;
+use crate::page::axis::Axis;
+use crate::page::number::percent;
 
 /// Height of the plots.
 const HEIGHT: f64 = 220.0;

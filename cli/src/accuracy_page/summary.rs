@@ -7,11 +7,10 @@ use ft_formats::report::{ConversionReport, ScaleSource};
 use ft_quant::Accuracy;
 use ft_quant::mxfp4::{Rounding, ScaleRule};
 
-use super::escape::{escape, path};
-use super::number::{
-    Level, changed_codes_fraction, changed_scales_fraction, clipped_fraction, cosine, flushed_fraction, fraction, number, percent, relative,
-};
+use super::number::{Level, changed_codes_fraction, changed_scales_fraction, clipped_fraction, cosine, flushed_fraction};
 use crate::conversion::{changes, effective_packing, rule_name, storage_name};
+use crate::page::escape::{escape, path};
+use crate::page::number::{fraction, number, percent, relative};
 use crate::units::{bytes, counted, duration, parameters, whole};
 
 /// The name of the result.

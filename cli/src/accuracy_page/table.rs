@@ -5,10 +5,10 @@ use ft_quant::Accuracy;
 
 use super::largest_codes::{UNITS, opacity};
 use super::number::{
-    Level, changed_codes_fraction, changed_scales_fraction, clipped_fraction, cosine, flushed_fraction, largest_code_fraction, number,
-    percent, relative,
+    Level, changed_codes_fraction, changed_scales_fraction, clipped_fraction, cosine, flushed_fraction, largest_code_fraction,
 };
 use crate::conversion::weight_name;
+use crate::page::number::{number, percent, relative};
 use crate::units::parameters;
 
 /// A measure: what stands in its cells, and what they are sorted by.

@@ -4,18 +4,20 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ft_trainer::recipe::Recipe;
+use ft_trainer::run::observer::Both;
 use ft_trainer::run::{Machine, TrainOptions, TrainOutcome, train};
 
 use super::plan;
 use crate::error::Result;
 use crate::json;
+use crate::run_record::Recorder;
 use crate::terminal::Terminal;
 use crate::units::{counted, duration};
 use crate::watch::Watcher;
 
 /// Train what a recipe says
 ///
-/// Everything goes to the recipe's run directory: metrics.jsonl, checkpoints, and at the end adapter/ or model/.
+/// Everything goes to the recipe's run directory: metrics.jsonl, checkpoints, report.html, and at the end adapter/ or model/.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   ft train recipes/quickstart.toml
@@ -47,9 +49,10 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
         return plan::show(&arguments.recipe, &arguments.settings, Machine::here(), arguments.json, terminal);
     }
     let recipe = Recipe::from_file(&arguments.recipe, &arguments.settings)?;
-    let mut watcher = Watcher::new(&recipe, terminal);
-    let result = train(&recipe, &TrainOptions { resume: arguments.resume }, &mut watcher);
-    watcher.finish();
+    let mut observers = Both(Watcher::new(&recipe, terminal), Recorder::new(terminal));
+    let result = train(&recipe, &TrainOptions { resume: arguments.resume }, &mut observers);
+    observers.0.finish();
+    observers.1.finish(&result);
     let outcome = result?;
     if arguments.json {
         return json::print(&outcome, terminal);

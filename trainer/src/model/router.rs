@@ -5,6 +5,7 @@ use std::cell::OnceCell;
 use tch::Tensor;
 
 use super::linear::Linear;
+use super::routing_meter::LayerMeter;
 use crate::error::Result;
 use crate::torch::functions::{Rows, routing_weights};
 use crate::torch::ops::{to_i64_vec, top_k};
@@ -33,6 +34,15 @@ pub struct Routing {
 #[derive(Debug, Default)]
 pub struct KeptChoice {
     choice: OnceCell<(Tensor, Rows)>,
+    meter: Option<LayerMeter>,
+}
+
+impl KeptChoice {
+    /// None yet; the one that is put here is counted by `meter`, once.
+    #[must_use]
+    pub fn counted_by(meter: Option<LayerMeter>) -> Self {
+        Self { choice: OnceCell::new(), meter }
+    }
 }
 
 impl Router {
@@ -49,6 +59,9 @@ impl Router {
             Some(choice) => choice,
             None => {
                 let choice = self.choose(&logits_te)?;
+                if let Some(meter) = &kept.meter {
+                    meter.count(&logits_te, &choice.0)?;
+                }
                 kept.choice.get_or_init(|| choice)
             }
         };

@@ -11,6 +11,7 @@ use super::linear::Linear;
 use super::norm::RmsNorm;
 use super::rope::Rope;
 use super::router::{KeptChoice, Routing};
+use super::routing_meter::RoutingMeter;
 use crate::error::{Error, Result};
 use crate::torch::functions::{InputKept, checkpoint};
 use crate::torch::ops::{Named, cast, index_select, to_device};
@@ -60,17 +61,25 @@ impl Transformer {
     ///
     /// # Errors
     /// [`Error::TokenOutsideVocabulary`], [`Error::TooLong`], or [`Error::Torch`] out of memory.
-    #[expect(clippy::arc_with_non_send_sync, reason = "libtorch may drop a checkpointed layer on a thread of its own")]
     pub fn hidden(&self, tokens: &PackedTokens, activations: Activations) -> Result<Tensor> {
+        self.hidden_metered(tokens, activations, None)
+    }
+
+    /// The same, with the routers' choices counted by `meter`; they are counted once where a layer is computed again.
+    ///
+    /// # Errors
+    /// Those of [`Transformer::hidden`].
+    #[expect(clippy::arc_with_non_send_sync, reason = "libtorch may drop a checkpointed layer on a thread of its own")]
+    pub fn hidden_metered(&self, tokens: &PackedTokens, activations: Activations, meter: Option<&RoutingMeter>) -> Result<Tensor> {
         let rotation = Arc::new(self.rope.rotation(&tokens.positions_t)?);
         let mut hidden_td = self.embed(tokens)?;
         let spans: Arc<[_]> = tokens.spans.clone().into();
-        for block in &self.blocks {
+        for (index, block) in self.blocks.iter().enumerate() {
+            let choice = KeptChoice::counted_by(meter.map(|meter| meter.layer(index)));
             hidden_td = match activations {
-                Activations::Kept => block.forward(&hidden_td, &rotation, &spans, None)?,
+                Activations::Kept => block.forward_with_routing(&hidden_td, &rotation, &spans, None, &choice)?.0,
                 Activations::Recomputed(kept) => {
                     let (block, rotation, spans) = (Arc::clone(block), Arc::clone(&rotation), Arc::clone(&spans));
-                    let choice = KeptChoice::default();
                     let layer = move |hidden_td: &Tensor| Ok(block.forward_with_routing(hidden_td, &rotation, &spans, None, &choice)?.0);
                     checkpoint(&hidden_td, kept, layer)?
                 }

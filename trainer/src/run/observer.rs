@@ -54,6 +54,20 @@ pub struct EvaluationReport {
     pub validation_seconds: f64,
 }
 
+/// What the routers did in one step, as a line of `metrics.jsonl` holds it. Some steps have one: see [`super::routing::is_due`].
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RoutingReport {
+    /// Steps done, counted from 1.
+    pub step: usize,
+    /// For each layer the mean over the step's tokens of the entropy of the router's distribution, the softmax over all experts, in nats.
+    /// A router that prefers no expert has ln(experts).
+    pub router_entropy: Vec<f64>,
+    /// For each layer the share of the step's tokens that each expert got; 0..1, their sum is the number of experts of a token.
+    pub expert_load: Vec<Vec<f64>>,
+    /// Experts that got no token, over all layers.
+    pub idle_experts: usize,
+}
+
 /// Receives a run's events, in order. The default of each does nothing.
 #[expect(unused_variables, reason = "the names document the arguments")]
 pub trait Observer {
@@ -63,6 +77,8 @@ pub trait Observer {
     fn started(&mut self, plan: &PlanReport, steps_done: usize) {}
     /// A step is done.
     fn step(&mut self, report: &StepReport) {}
+    /// The routers' choices of a step were counted.
+    fn routing(&mut self, report: &RoutingReport) {}
     /// An evaluation is done.
     fn evaluation(&mut self, report: &EvaluationReport) {}
     /// A prompt was answered: `markdown` is what `samples.md` holds.
@@ -78,3 +94,49 @@ pub trait Observer {
 pub struct Silent;
 
 impl Observer for Silent {}
+
+/// Two observers, told of everything in this order.
+#[derive(Debug)]
+pub struct Both<First, Second>(pub First, pub Second);
+
+impl<First: Observer, Second: Observer> Observer for Both<First, Second> {
+    fn loading(&mut self, bytes: u64, total_bytes: u64) {
+        self.0.loading(bytes, total_bytes);
+        self.1.loading(bytes, total_bytes);
+    }
+
+    fn started(&mut self, plan: &PlanReport, steps_done: usize) {
+        self.0.started(plan, steps_done);
+        self.1.started(plan, steps_done);
+    }
+
+    fn step(&mut self, report: &StepReport) {
+        self.0.step(report);
+        self.1.step(report);
+    }
+
+    fn routing(&mut self, report: &RoutingReport) {
+        self.0.routing(report);
+        self.1.routing(report);
+    }
+
+    fn evaluation(&mut self, report: &EvaluationReport) {
+        self.0.evaluation(report);
+        self.1.evaluation(report);
+    }
+
+    fn sample(&mut self, step: usize, markdown: &str) {
+        self.0.sample(step, markdown);
+        self.1.sample(step, markdown);
+    }
+
+    fn checkpoint(&mut self, step: usize, path: &Path) {
+        self.0.checkpoint(step, path);
+        self.1.checkpoint(step, path);
+    }
+
+    fn warning(&mut self, message: &str) {
+        self.0.warning(message);
+        self.1.warning(message);
+    }
+}

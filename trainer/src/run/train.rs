@@ -13,13 +13,14 @@ use super::observer::{Observer, StepReport};
 use super::outcome::TrainOutcome;
 use super::plan::{self, Machine, PlanReport, size_of};
 use super::result::write_model;
+use super::routing::{self, RoutingWatch};
 use super::samples;
 use super::session::{self, Samples, Session, Trained};
 use super::signals::StopRequest;
 use crate::data::Sample;
 use crate::error::{Error, Result};
-use crate::loss::{Batch, loss, total_weight};
-use crate::model::Activations;
+use crate::loss::{Batch, metered_loss, total_weight};
+use crate::model::{Activations, RoutingMeter};
 use crate::optimizer::{Schedule, clip, gradient_norm, read_together};
 use crate::recipe::{Recipe, Training};
 use crate::torch::device::{self, host_peak_memory_bytes, peak_memory_bytes};
@@ -91,6 +92,7 @@ struct Run<'a> {
     state: RunState,
     /// The step and place of the newest checkpoint of this process.
     saved: Option<(usize, PathBuf)>,
+    routing: RoutingWatch,
 }
 
 impl<'a> Run<'a> {
@@ -128,14 +130,33 @@ impl<'a> Run<'a> {
         };
         let metrics = Log::open(directory.path().join("metrics.jsonl"), state.metrics_bytes)?;
         let answers = Log::open(directory.path().join("samples.md"), state.samples_bytes)?;
-        Ok(Self { recipe, samples, plan, schedule, session, directory, metrics, answers, state, saved: None })
+        Ok(Self {
+            recipe,
+            samples,
+            plan,
+            schedule,
+            session,
+            directory,
+            metrics,
+            answers,
+            state,
+            saved: None,
+            routing: RoutingWatch::default(),
+        })
     }
 
     /// One step, and what falls due after it.
     fn step(&mut self, observer: &mut dyn Observer) -> Result<()> {
-        let report = self.update()?;
+        let meter = routing::is_due(self.state.step + 1, self.schedule.total_steps).then(RoutingMeter::default);
+        let report = self.update(meter.as_ref())?;
         self.metrics.append_json(&report)?;
         observer.step(&report);
+        if let Some(meter) = meter {
+            let routing = routing::report(report.step, report.tokens, &meter.read()?);
+            self.metrics.append_json(&routing)?;
+            observer.routing(&routing);
+            self.routing.warnings(&routing, report.tokens).iter().for_each(|warning| observer.warning(warning));
+        }
         self.state.step = report.step;
         self.state.first_loss.get_or_insert(report.loss);
         self.state.last_loss = Some(report.loss);
@@ -160,7 +181,7 @@ impl<'a> Run<'a> {
     }
 
     /// Forward, backward, clip, optimizer step.
-    fn update(&mut self) -> Result<StepReport> {
+    fn update(&mut self, meter: Option<&RoutingMeter>) -> Result<StepReport> {
         let start = Instant::now();
         let done = self.state.step;
         let batches: Vec<Vec<&Sample>> = self
@@ -179,7 +200,7 @@ impl<'a> Run<'a> {
         for samples in &batches {
             let batch = Batch::new(samples.iter().copied(), &self.session.model)?;
             trained_tokens += batch.targets_n.numel();
-            let loss = loss(&self.session.model, &batch, whole, activations)?;
+            let loss = metered_loss(&self.session.model, &batch, whole, activations, meter)?;
             step_loss = ops::add(&step_loss, &ops::cast(&loss.detach(), Kind::Double)?)?;
             if loss.requires_grad() {
                 loss.f_backward().named("backward", &[])?;

@@ -111,6 +111,14 @@ pub fn concatenate(tensors: &[&Tensor], dim: i64) -> Result<Tensor> {
     Tensor::f_cat(tensors, dim).named("concatenate", tensors)
 }
 
+/// Tensors of one shape joined along a new dim.
+///
+/// # Errors
+/// [`Error::Torch`] on shapes or types that do not fit, or out of memory.
+pub fn stack(tensors: &[&Tensor], dim: i64) -> Result<Tensor> {
+    Tensor::f_stack(tensors, dim).named("stack", tensors)
+}
+
 /// The `count` largest entries of each row and their indices, largest first.
 ///
 /// # Errors

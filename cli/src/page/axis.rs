@@ -7,7 +7,7 @@ const STEPS: f64 = 4.0;
 
 /// A vertical axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Axis {
+pub(crate) struct Axis {
     low: f64,
     step: f64,
     steps: u32,
@@ -15,12 +15,12 @@ pub(super) struct Axis {
 
 impl Axis {
     /// From 0 to `high`, or a little above; of positive shares.
-    pub(super) fn from_zero(high: f64) -> Self {
+    pub(crate) fn from_zero(high: f64) -> Self {
         Self::spanning(0.0, high)
     }
 
     /// Around `low` to `high`, and at least `least_span` long, so that differences that mean nothing do not fill it.
-    pub(super) fn around(low: f64, high: f64, least_span: f64) -> Self {
+    pub(crate) fn around(low: f64, high: f64, least_span: f64) -> Self {
         let missing = (least_span - (high - low)).max(0.0);
         let floor = low - missing / 2.0;
         // What is not negative needs no negative axis.
@@ -38,17 +38,17 @@ impl Axis {
     }
 
     /// Where `value` lies: 0 at the lower end, 1 at the upper.
-    pub(super) fn position(self, value: f64) -> f64 {
+    pub(crate) fn position(self, value: f64) -> f64 {
         ((value - self.low) / (self.step * f64::from(self.steps))).clamp(0.0, 1.0)
     }
 
     /// The round numbers, from the lower end to the upper.
-    pub(super) fn ticks(self) -> impl Iterator<Item = f64> {
+    pub(crate) fn ticks(self) -> impl Iterator<Item = f64> {
         (0..=self.steps).map(move |index| self.low + self.step * f64::from(index))
     }
 
     /// A tick, with as many digits as tell it from its neighbours.
-    pub(super) fn label(self, tick: f64) -> String {
+    pub(crate) fn label(self, tick: f64) -> String {
         let digit = exponent(self.step);
         if (-4..6).contains(&digit) {
             // Adding 0 takes the sign of a zero away.
