@@ -32,10 +32,12 @@ peers: setup
 	@sh scripts/peers.sh
 
 test: peers
+	# Always the whole workspace: another selection of packages has other features, and compiles the dependencies anew.
 	$(CARGO) build --release --locked --workspace --bins --examples
-	$(CARGO) test --release --locked --workspace --exclude ft-tests
-	# One at a time: each of these runs ft and its peers on all cores.
-	$(CARGO) test --release --locked --package ft-tests -- --test-threads=1
+	$(CARGO) test --release --locked --workspace --exclude ft-tests --lib --bins --examples
+	$(CARGO) test --release --locked --workspace --exclude ft-tests --doc
+	# One at a time: most of these run ft and its peers on all cores.
+	$(CARGO) test --release --locked --workspace --test '*' -- --test-threads=1
 
 lint: setup
 	$(CARGO) fmt --all --check

@@ -46,7 +46,8 @@ pub fn load_conversations(sources: &[String]) -> Result<Vec<LoadedConversation>,
     for origin in sources {
         let before = conversations.len();
         for file in source::files(origin)? {
-            source::for_each_line(&file, |place, value| {
+            source::for_each_row(&file, |row| {
+                let (place, value) = row.parse()?;
                 conversations.push(read_line(place, &value)?);
                 Ok(())
             })?;
@@ -64,7 +65,8 @@ pub fn load_conversations(sources: &[String]) -> Result<Vec<LoadedConversation>,
 /// The first line that is broken or not understood.
 pub fn conversations_of_text(name: &Path, text: &str) -> Result<Vec<LoadedConversation>, DataError> {
     let mut conversations = Vec::new();
-    source::for_each_line_of(text.as_bytes(), name, |place, value| {
+    source::for_each_line(text.as_bytes(), name, |row| {
+        let (place, value) = row.parse()?;
         conversations.push(read_line(place, &value)?);
         Ok(())
     })?;

@@ -61,21 +61,42 @@ fn extension(path: &Path) -> String {
     path.extension().map(|extension| extension.to_string_lossy().to_lowercase()).unwrap_or_default()
 }
 
-/// Calls `visit` with the JSON value of each line of `path` that is not blank.
-pub(super) fn for_each_line(path: &Path, visit: impl FnMut(Place, Value) -> Result<(), DataError>) -> Result<(), DataError> {
+/// A row as it stands in its file: taking it apart is left to whoever has a thread to spare.
+#[derive(Debug)]
+pub(super) struct Row {
+    /// Where it stands.
+    pub(super) place: Place,
+    json: Vec<u8>,
+}
+
+impl Row {
+    /// Its place and value.
+    ///
+    /// # Errors
+    /// Broken JSON, with its line and column.
+    pub(super) fn parse(self) -> Result<(Place, Value), DataError> {
+        match serde_json::from_slice(&self.json) {
+            Ok(value) => Ok((self.place, value)),
+            Err(error) => Err(DataError::json(self.place, &error)),
+        }
+    }
+}
+
+/// Calls `visit` with each row of the file `path`, in order: in a file of lines, each line that is not blank.
+pub(super) fn for_each_row(path: &Path, visit: impl FnMut(Row) -> Result<(), DataError>) -> Result<(), DataError> {
     let extension = extension(path);
     if UNSUPPORTED_EXTENSIONS.contains(&extension.as_str()) {
         return Err(DataError::UnsupportedFormat { path: path.to_owned(), extension });
     }
     let file = File::open(path).map_err(|error| DataError::read(path, error))?;
-    for_each_line_of(BufReader::with_capacity(1 << 20, file), path, visit)
+    for_each_line(BufReader::with_capacity(1 << 20, file), path, visit)
 }
 
-/// Calls `visit` with the JSON value of each line that is not blank; places are in `path`.
-pub(super) fn for_each_line_of(
+/// Calls `visit` with each line that is not blank; places are in `path`.
+pub(super) fn for_each_line(
     mut reader: impl BufRead,
     path: &Path,
-    mut visit: impl FnMut(Place, Value) -> Result<(), DataError>,
+    mut visit: impl FnMut(Row) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let mut bytes = Vec::new();
     for line in 1.. {
@@ -88,11 +109,7 @@ pub(super) fn for_each_line_of(
         if content.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let place = Place { file: path.to_owned(), line };
-        match serde_json::from_slice(content) {
-            Ok(value) => visit(place, value)?,
-            Err(error) => return Err(DataError::json(place, &error)),
-        }
+        visit(Row { place: Place { file: path.to_owned(), line }, json: content.to_vec() })?;
     }
     Ok(())
 }
@@ -110,8 +127,8 @@ mod tests {
         let path = folder.path().join("d.jsonl");
         fs::write(&path, content).unwrap();
         let mut numbers = Vec::new();
-        for_each_line(&path, |place, _| {
-            numbers.push(place.line);
+        for_each_row(&path, |row| {
+            numbers.push(row.parse()?.0.line);
             Ok(())
         })?;
         Ok(numbers)
@@ -149,7 +166,7 @@ mod tests {
 
     #[test]
     fn a_table_is_refused_by_name() {
-        let error = for_each_line(Path::new("d.parquet"), |_, _| Ok(())).unwrap_err();
+        let error = for_each_row(Path::new("d.parquet"), |_| Ok(())).unwrap_err();
         assert!(matches!(error, DataError::UnsupportedFormat { .. }));
     }
 }
