@@ -36,6 +36,9 @@ pub(crate) fn show(error: &Error, terminal: &Terminal) -> ExitCode {
 pub(crate) fn take_panics(terminal: &Terminal) {
     let palette = terminal.stderr.palette;
     panic::set_hook(Box::new(move |details| {
+        if ft_trainer::data::is_guarded() {
+            return;
+        }
         eprintln!("{} {details}", palette.failure("internal error:"));
         eprintln!("{} this is a mistake of ft; please report it with the command and this text", palette.hint("hint:"));
         if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {

@@ -15,6 +15,7 @@ mod json;
 mod marks;
 mod page;
 mod progress;
+mod reading;
 mod report;
 mod report_file;
 mod run_page;

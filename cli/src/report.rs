@@ -174,6 +174,14 @@ pub(crate) fn data_warnings(statistics: &Statistics) -> Vec<String> {
     if statistics.dropped > 0 {
         warnings.push(format!("{} left out for their length", samples(statistics.dropped)));
     }
+    if let Some((first, second)) = statistics.duplicates.examples.first() {
+        let count = statistics.duplicates.count;
+        warnings.push(format!(
+            "{} {} the same as one before, such as {second} as {first}",
+            counted(count, "conversation"),
+            if count == 1 { "is" } else { "are" }
+        ));
+    }
     warnings.extend(warnings_of_lines(statistics));
     warnings
 }
@@ -235,6 +243,20 @@ pub(crate) fn trained(statistics: &Statistics) -> String {
         share(all.total() as u64, statistics.tokens as u64),
         channels.join(", ")
     )
+}
+
+/// Conversations and tokens of what is held out.
+pub(crate) fn held_out(statistics: &Statistics) -> String {
+    let (conversations, made) = (counted(statistics.conversations, "conversation"), samples(statistics.samples));
+    format!("{conversations}, {made}, {} tokens, {} trained", whole(statistics.tokens as u64), whole(statistics.trained.total() as u64))
+}
+
+/// Tokens of a dataset by who says them.
+pub(crate) fn spoken(statistics: &Statistics) -> String {
+    let said = statistics.spoken.named();
+    let words =
+        |(name, count): &(&str, usize)| format!("{name} {} ({})", whole(*count as u64), share(*count as u64, statistics.tokens as u64));
+    said.iter().filter(|(_, count)| *count > 0).map(words).collect::<Vec<_>>().join(", ")
 }
 
 /// Lengths as bars.

@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ft_trainer::data::Reading;
 use ft_trainer::recipe::Recipe;
 use ft_trainer::run::observer::EvaluationReport;
 use ft_trainer::run::{Observer, PlanReport, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::progress::ByteProgress;
+use crate::reading::ReadingWatcher;
 use crate::report;
 use crate::terminal::Terminal;
 use crate::units::{bytes, duration, percent, whole};
@@ -23,6 +25,7 @@ const FEW_STEPS: usize = 10;
 pub(crate) struct Watcher<'a> {
     terminal: &'a Terminal,
     recipe: &'a Recipe,
+    reading: ReadingWatcher<'a>,
     loading: Option<ByteProgress>,
     bar: Option<ProgressBar>,
     steps: usize,
@@ -32,7 +35,16 @@ pub(crate) struct Watcher<'a> {
 
 impl<'a> Watcher<'a> {
     pub(crate) fn new(recipe: &'a Recipe, terminal: &'a Terminal) -> Self {
-        Self { terminal, recipe, loading: None, bar: None, steps: 0, pace: Pace::default(), last_line: None }
+        Self {
+            terminal,
+            recipe,
+            reading: ReadingWatcher::new(terminal),
+            loading: None,
+            bar: None,
+            steps: 0,
+            pace: Pace::default(),
+            last_line: None,
+        }
     }
 
     /// Takes the bar away, so that what follows stands on a clean line.
@@ -53,6 +65,10 @@ impl<'a> Watcher<'a> {
 }
 
 impl Observer for Watcher<'_> {
+    fn reading(&mut self, event: &Reading) {
+        self.reading.tell(event);
+    }
+
     fn loading(&mut self, bytes: u64, total_bytes: u64) {
         let (recipe, terminal) = (self.recipe, self.terminal);
         let label = || ByteProgress::new(format!("reading {}", recipe.model.path), terminal);

@@ -23,14 +23,16 @@ pub fn built(name: &str) -> PathBuf {
     program
 }
 
-/// `ft` with arguments, run at the root of the repository as a person without a terminal would.
+/// `ft` with arguments, run at the root of the repository as a person without a terminal would, with a token cache of the tests' own.
 pub fn ft<I, S>(arguments: I) -> Command
 where
     I: IntoIterator<Item = S>,
     S: AsRef<OsStr>,
 {
-    let mut command = Command::new(built("ft"));
-    command.args(arguments).current_dir(repository()).env_remove("LD_LIBRARY_PATH").env("NO_COLOR", "1");
+    let program = built("ft");
+    let cache = program.with_file_name("test-cache");
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(repository()).env_remove("LD_LIBRARY_PATH").env("NO_COLOR", "1").env("FT_CACHE", cache);
     command
 }
 

@@ -14,6 +14,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// An epoch without a sample.
+    #[error("no sample is taken: the weights of `dataset.train_weights` round to none of any source")]
+    NothingTaken,
     /// libtorch refused an operation, or ran out of memory in it.
     #[error("`{operation}` failed on shapes {shapes:?}")]
     Torch {

@@ -27,8 +27,8 @@ pub use walk::PASS_TOKENS;
 
 use crate::adapters::lora::Adapter;
 use crate::data::{
-    DataError, Dataset, DatasetOptions, Overlong, Sample, SampleOptions, SampleOrigin, TrainedSpan, TrainedTokens, conversations_of_text,
-    dataset_of, load_conversations,
+    Columns, DataError, Dataset, DatasetOptions, Overlong, Sample, SampleOptions, SampleOrigin, TrainedSpan, TrainedTokens,
+    conversations_of_text, dataset_of, load_conversations,
 };
 use crate::error::{Error, Result};
 use crate::model::weights::{Placement, load};
@@ -123,12 +123,13 @@ pub fn evaluate(request: &EvaluationRequest<'_>, progress: &mut dyn FnMut(Evalua
         }
         None => None,
     };
+    let samples: Vec<Sample> = dataset.iter().collect();
     for checkpoint in std::iter::once(&checkpoint).chain(&reference_checkpoint) {
         checkpoint.check_vocabulary()?;
-        check_samples(&dataset.samples, checkpoint)?;
+        check_samples(&samples, checkpoint)?;
     }
 
-    let corpus = Corpus::new(&dataset.samples);
+    let corpus = Corpus::new(&samples);
     let total = dataset.statistics.tokens as u64;
     let mut stages = Stages { progress, total };
     let reference = match (&reference_checkpoint, request.reference) {
@@ -166,12 +167,14 @@ pub fn evaluate(request: &EvaluationRequest<'_>, progress: &mut dyn FnMut(Evalua
 
 fn read_samples(request: &EvaluationRequest<'_>) -> Result<Dataset> {
     let mut conversations = match request.data {
-        EvaluationData::Files(sources) => load_conversations(sources)?,
+        EvaluationData::Files(sources) => load_conversations(sources, &Columns::default())?,
         EvaluationData::Text { name, text } => conversations_of_text(Path::new(name), text)?,
-        EvaluationData::Tokens(sequences) => return Ok(Dataset::of_samples(sequences.iter().zip(1..).map(sample_of_tokens).collect())),
+        EvaluationData::Tokens(sequences) => return Ok(Dataset::of_samples(sequences.iter().zip(1..).map(sample_of_tokens).collect())?),
     };
     conversations.truncate(request.limit.unwrap_or(usize::MAX));
     let options = DatasetOptions {
+        cache: None,
+        columns: Columns::default(),
         samples: SampleOptions::default(),
         max_tokens: request.max_tokens.unwrap_or(usize::MAX),
         overlong: Overlong::Truncate,

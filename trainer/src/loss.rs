@@ -1,5 +1,7 @@
 //! The training loss: cross entropy of the next token, weighted by channel, over trained tokens only.
 
+use std::borrow::Borrow;
+
 use tch::{Kind, Tensor};
 
 use crate::data::Sample;
@@ -51,8 +53,9 @@ impl Batch {
 
 /// Sum of the loss weights of `samples`: what a sum of losses is divided by.
 #[must_use]
-pub fn total_weight<'a>(samples: impl IntoIterator<Item = &'a Sample>) -> f64 {
-    samples.into_iter().flat_map(|sample| &sample.weights[1..]).map(|&weight| f64::from(weight)).sum()
+pub fn total_weight<S: Borrow<Sample>>(samples: impl IntoIterator<Item = S>) -> f64 {
+    let add = |sum: f64, weight: &f32| sum + f64::from(*weight);
+    samples.into_iter().fold(0.0, |sum, sample| sample.borrow().weights[1..].iter().fold(sum, add))
 }
 
 /// Sum over trained tokens of weight times cross entropy, divided by `total_weight`: a scalar with a graph.

@@ -21,7 +21,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::data::ChannelWeights;
+use crate::data::{ChannelWeights, Columns};
 
 pub use choices::{Experts, Layers, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype};
 pub use error::{Place, Problem, ProblemKind, Problems, RecipeError};
@@ -139,8 +139,10 @@ impl Recipe {
             model: Model { path: "models/nano".to_owned(), ..Model::default() },
             dataset: Dataset {
                 train: vec!["data/train.jsonl".to_owned()],
+                train_weights: vec![1.0],
                 validation: vec!["data/validation.jsonl".to_owned()],
                 validation_fraction: 0.02,
+                columns: Columns::example(),
                 ..Dataset::default()
             },
             lora: Some(Lora { initial_adapter: Some("runs/before/adapter".into()), ..Lora::default() }),

@@ -131,7 +131,7 @@ mod tests {
     use ft_formats::dtype::Dtype;
 
     use super::*;
-    use crate::data::{DatasetOptions, Overlong, SampleOptions, conversations_of_text, dataset_of};
+    use crate::data::{Columns, DatasetOptions, Overlong, SampleOptions, conversations_of_text, dataset_of};
 
     fn model(path: &Path, vocabulary: usize, seed: u64) {
         let config = Config { vocab_size: vocabulary, ..Config::nano() };
@@ -164,7 +164,13 @@ mod tests {
     #[test]
     fn the_prompts_reach_beyond_the_window() {
         let conversations = conversations_of_text(Path::new("prompts.jsonl"), PROMPTS).unwrap();
-        let options = DatasetOptions { samples: SampleOptions::default(), max_tokens: 4096, overlong: Overlong::Error };
+        let options = DatasetOptions {
+            cache: None,
+            columns: Columns::default(),
+            samples: SampleOptions::default(),
+            max_tokens: 4096,
+            overlong: Overlong::Error,
+        };
         let dataset = dataset_of(&conversations, &options).unwrap();
         assert!(dataset.statistics.lengths.longest > 2 * 128, "{:?}", dataset.statistics.lengths);
         assert!(dataset.statistics.trained.commentary > 0);

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 use crate::json;
+use crate::reading::ReadingWatcher;
 use crate::report;
 use crate::terminal::Terminal;
 use crate::units::{bytes, parse_bytes};
@@ -51,7 +52,8 @@ pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
 /// Resolves the recipe, prints its plan, and fails when the plan does not fit the machine.
 pub(crate) fn show(path: &Path, settings: &[String], machine: Machine, as_json: bool, terminal: &Terminal) -> Result<()> {
     let recipe = Recipe::from_file(path, settings)?;
-    let plan = run::plan(&recipe, machine)?;
+    let mut reading = ReadingWatcher::new(terminal);
+    let plan = run::plan(&recipe, machine, &mut |event| reading.tell(&event))?;
     let fits = plan.check_fits();
     if as_json {
         json::print(&Outcome { fits: fits.is_ok(), plan: &plan, recipe: &recipe }, terminal)?;

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use ft_formats::tokenizer::special;
-use ft_trainer::data::{Dataset, DatasetOptions, Overlong, Piece, Sample, SampleOptions, Statistics, load_dataset, pieces};
+use ft_trainer::data::{Dataset, DatasetOptions, Leaks, Overlong, Piece, Sample, Statistics, load_dataset, pieces, split_validation};
 use ft_trainer::recipe::Recipe;
+use ft_trainer::run::plan::leak_warnings;
+use ft_trainer::run::session::dataset_options;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::json;
 use crate::marks;
+use crate::reading::ReadingWatcher;
 use crate::report;
 use crate::terminal::Terminal;
 use crate::units::{counted, share, whole};
@@ -42,15 +45,12 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// What is previewed.
-struct Request {
-    sources: Vec<String>,
-    options: DatasetOptions,
-}
-
 #[derive(Serialize)]
 struct Outcome<'a> {
     statistics: &'a Statistics,
+    /// Of what is held out.
+    validation: Option<&'a Statistics>,
+    leaks: &'a Leaks,
     warnings: Vec<String>,
     samples: Vec<SampleView<'a>>,
 }
@@ -67,48 +67,59 @@ struct SampleView<'a> {
 
 /// Recipe or data, samples, counts and checks.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
-    let request = request(arguments)?;
-    // Training refuses what is too long; here it is shown and counted.
-    let options = match request.options.overlong {
-        Overlong::Error => DatasetOptions { max_tokens: usize::MAX, ..request.options },
-        Overlong::Truncate | Overlong::Drop => request.options,
-    };
-    let dataset = load_dataset(&request.sources, &options)?;
-    let warnings = warnings(&dataset, &request.options);
-    let shown = &dataset.samples[..arguments.limit.min(dataset.samples.len())];
+    let recipe = recipe(arguments)?;
+    let (dataset, validation) = read(&recipe, terminal)?;
+    let leaks = dataset.leaks_into(&validation);
+    let warnings = [warnings(&dataset, recipe.dataset.max_tokens), leak_warnings(&leaks)].concat();
+    let shown: Vec<Sample> = dataset.iter().take(arguments.limit).collect();
     if arguments.json {
         let samples = shown.iter().map(view).collect();
-        return json::print(&Outcome { statistics: &dataset.statistics, warnings, samples }, terminal);
+        let validation = (!validation.is_empty()).then_some(&validation.statistics);
+        return json::print(&Outcome { statistics: &dataset.statistics, validation, leaks: &leaks, warnings, samples }, terminal);
     }
     for (index, sample) in shown.iter().enumerate() {
         terminal.print(&sample_words(index, sample, &dataset, arguments.tokens, terminal))?;
     }
     terminal.print(&counts(&dataset, terminal))?;
+    if !validation.is_empty() {
+        terminal.print(&terminal.stdout.palette.heading("held out"))?;
+        terminal.print(&format!("  {}", report::held_out(&validation.statistics)))?;
+    }
     for warning in warnings {
         terminal.print(&format!("{} {warning}", terminal.stdout.palette.warning("warning:")))?;
     }
     Ok(())
 }
 
-fn request(arguments: &Arguments) -> Result<Request> {
-    let is_recipe = arguments.source.extension().is_some_and(|extension| extension == "toml");
-    if is_recipe {
-        let recipe = Recipe::from_file(&arguments.source, &arguments.settings)?;
-        return Ok(Request { options: options(&recipe), sources: recipe.dataset.train });
+/// The recipe, or one with all its defaults for data alone.
+fn recipe(arguments: &Arguments) -> Result<Recipe> {
+    if arguments.source.extension().is_some_and(|extension| extension == "toml") {
+        return Ok(Recipe::from_file(&arguments.source, &arguments.settings)?);
     }
     if let Some(argument) = arguments.settings.first() {
         return Err(Error::SettingWithoutRecipe { argument: argument.clone() });
     }
-    Ok(Request { options: options(&Recipe::default()), sources: vec![arguments.source.to_string_lossy().into_owned()] })
+    let mut recipe = Recipe::default();
+    recipe.dataset.train = vec![arguments.source.to_string_lossy().into_owned()];
+    Ok(recipe)
 }
 
-fn options(recipe: &Recipe) -> DatasetOptions {
+/// What is trained on, and what is held out.
+fn read(recipe: &Recipe, terminal: &Terminal) -> Result<(Dataset, Dataset)> {
     let section = &recipe.dataset;
-    DatasetOptions {
-        samples: SampleOptions { turns: section.turns, weights: recipe.loss },
-        max_tokens: section.max_tokens,
-        overlong: section.overlong,
+    let mut options = dataset_options(recipe);
+    // Training refuses what is too long; here it is shown and counted.
+    if section.overlong == Overlong::Error {
+        options = DatasetOptions { max_tokens: usize::MAX, ..options };
     }
+    let mut watcher = ReadingWatcher::new(terminal);
+    let mut load = |sources: &[String]| load_dataset(sources, &options, &mut |event| watcher.tell(&event));
+    let train = load(&section.train)?;
+    if section.validation.is_empty() {
+        return Ok(split_validation(train, section.validation_fraction, recipe.training.seed));
+    }
+    let validation = load(&section.validation)?;
+    Ok((train, validation))
 }
 
 fn view(sample: &Sample) -> SampleView<'_> {
@@ -128,7 +139,7 @@ fn sample_words(index: usize, sample: &Sample, dataset: &Dataset, is_table: bool
     let heading = format!(
         "sample {} of {}  {}  {}, {} trained",
         index + 1,
-        whole(dataset.samples.len() as u64),
+        whole(dataset.len() as u64),
         sample.origin,
         counted(sample.ids.len(), "token"),
         whole(sample.trained.total() as u64)
@@ -145,6 +156,7 @@ fn counts(dataset: &Dataset, terminal: &Terminal) -> String {
         palette.heading("dataset"),
         format!("  {}", report::data(statistics)),
         format!("  {}", report::trained(statistics)),
+        format!("  by who says them: {}", report::spoken(statistics)),
         format!("  the stop token is trained in {} of {}", whole(stops as u64), counted(all, "sample")),
         palette.heading("tokens of a sample"),
         report::histogram(&statistics.lengths),
@@ -154,22 +166,22 @@ fn counts(dataset: &Dataset, terminal: &Terminal) -> String {
 
 /// Samples whose last token ends the model's turn, and is trained.
 fn trained_stops(dataset: &Dataset) -> usize {
-    let is_trained = |sample: &&Sample| {
+    let is_trained = |sample: &Sample| {
         let last = sample.ids.last().zip(sample.weights.last());
         last.is_some_and(|(id, weight)| special::STOPS.contains(id) && *weight != 0.0)
     };
-    dataset.samples.iter().filter(is_trained).count()
+    dataset.iter().filter(is_trained).count()
 }
 
-fn warnings(dataset: &Dataset, options: &DatasetOptions) -> Vec<String> {
+fn warnings(dataset: &Dataset, max_tokens: usize) -> Vec<String> {
     let statistics = &dataset.statistics;
     let mut warnings = report::data_warnings(statistics);
-    let overlong = dataset.samples.iter().filter(|sample| sample.ids.len() > options.max_tokens).count();
+    let overlong = dataset.lengths().into_iter().filter(|&tokens| tokens > max_tokens).count();
     if overlong > 0 {
         warnings.push(format!(
             "{} longer than `dataset.max_tokens` = {}: training will refuse them unless `dataset.overlong` says otherwise",
             if overlong == 1 { "1 sample is".to_owned() } else { format!("{} samples are", whole(overlong as u64)) },
-            options.max_tokens
+            max_tokens
         ));
     }
     let without_stop = statistics.samples - trained_stops(dataset);

@@ -3,7 +3,7 @@
 use clap::Args;
 use ft_formats::harmony;
 use ft_formats::tokenizer::Tokenizer;
-use ft_trainer::data::{Body, ChannelWeights, LoadedConversation, load_conversations, render_whole};
+use ft_trainer::data::{Body, ChannelWeights, Columns, LoadedConversation, load_conversations, render_whole};
 use serde::Serialize;
 
 use crate::error::Result;
@@ -52,7 +52,7 @@ struct RenderedConversation {
 
 /// Read, render, print.
 pub(crate) fn run(arguments: &Arguments, terminal: &Terminal) -> Result<()> {
-    let loaded = load_conversations(std::slice::from_ref(&arguments.file))?;
+    let loaded = load_conversations(std::slice::from_ref(&arguments.file), &Columns::default())?;
     let rendered = loaded.iter().map(|conversation| render(conversation, arguments));
     if arguments.json {
         return json::print(&Outcome { conversations: rendered.collect() }, terminal);

@@ -5,6 +5,7 @@ use std::path::Path;
 use ft_formats::harmony::Conversation;
 use serde_json::Value;
 
+use super::columns::Columns;
 use super::error::{DataError, Place, nearest_name};
 use super::field::Field;
 use super::shape::Shape;
@@ -37,18 +38,18 @@ pub enum Body {
     Text(String),
 }
 
-/// All conversations of `sources` (files, folders, patterns), in the order of the sources, their files and lines.
+/// All conversations of `sources` (files, folders, patterns), in the order of the sources, their files and rows.
 ///
 /// # Errors
-/// The first line that is broken or not understood, and sources without any conversation.
-pub fn load_conversations(sources: &[String]) -> Result<Vec<LoadedConversation>, DataError> {
+/// The first row that is broken or not understood, and sources without any conversation.
+pub fn load_conversations(sources: &[String], columns: &Columns) -> Result<Vec<LoadedConversation>, DataError> {
     let mut conversations = Vec::new();
     for origin in sources {
         let before = conversations.len();
         for file in source::files(origin)? {
-            source::for_each_row(&file, |row| {
+            source::for_each_row(&file, columns, |row| {
                 let (place, value) = row.parse()?;
-                conversations.push(read_line(place, &value)?);
+                conversations.push(read_row(place, value, columns)?);
                 Ok(())
             })?;
         }
@@ -67,15 +68,16 @@ pub fn conversations_of_text(name: &Path, text: &str) -> Result<Vec<LoadedConver
     let mut conversations = Vec::new();
     source::for_each_line(text.as_bytes(), name, |row| {
         let (place, value) = row.parse()?;
-        conversations.push(read_line(place, &value)?);
+        conversations.push(read_row(place, value, &Columns::default())?);
         Ok(())
     })?;
     Ok(conversations)
 }
 
-/// The conversation in one line.
-pub(super) fn read_line(place: Place, value: &Value) -> Result<LoadedConversation, DataError> {
-    let line = Field::new(&place, "the line", value);
+/// The conversation in one row.
+pub(super) fn read_row(place: Place, value: Value, columns: &Columns) -> Result<LoadedConversation, DataError> {
+    let value = columns.apply(&place, value)?;
+    let line = Field::new(&place, "the line", &value);
     let object = line.object()?;
     let shape = Shape::of(&place, object)?;
     let known = shape.known_keys();
@@ -87,7 +89,7 @@ pub(super) fn read_line(place: Place, value: &Value) -> Result<LoadedConversatio
         }
         ignored_keys.push(key.clone());
     }
-    let body = shapes::read(shape, &Field::new(&place, "", value))?;
+    let body = shapes::read(shape, &Field::new(&place, "", &value))?;
     Ok(LoadedConversation { place, shape, body, ignored_keys })
 }
 
@@ -102,7 +104,7 @@ mod tests {
     use super::*;
 
     fn read(line: Value) -> Result<LoadedConversation, DataError> {
-        read_line(Place { file: PathBuf::from("d.jsonl"), line: 3 }, &line)
+        read_row(Place { file: PathBuf::from("d.jsonl"), line: 3 }, line, &Columns::default())
     }
 
     /// The rendered text without the system message.

@@ -104,6 +104,107 @@ pub enum DataError {
         /// Its extension.
         extension: String,
     },
+    /// A file that is not what its name says.
+    #[error("`{}` is no {expected} file", path.display())]
+    NotOfItsKind {
+        /// The file.
+        path: PathBuf,
+        /// What its name says.
+        expected: &'static str,
+    },
+    /// What Git LFS leaves in the place of a file that was not fetched.
+    #[error("`{}` is a Git LFS pointer, not the data itself", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A packed file that is broken or cut.
+    #[error("cannot unpack `{}` as {format}", path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// How it is packed.
+        format: &'static str,
+        /// What the unpacker said.
+        #[source]
+        source: io::Error,
+    },
+    /// A table that is broken or cut.
+    #[error("cannot read `{}` as {format}", path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        format: &'static str,
+        /// What the reader said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A line that is too long to be one conversation.
+    #[error("{place}: the line is longer than {} MB", limit_bytes >> 20)]
+    LongLine {
+        /// The line.
+        place: Place,
+        /// Longest line, in bytes.
+        limit_bytes: u64,
+    },
+    /// An array that is too long to be read as one.
+    #[error("`{}` is one JSON array of more than {} MB", path.display(), limit_bytes >> 20)]
+    LargeArray {
+        /// The file.
+        path: PathBuf,
+        /// Longest text of an array, in bytes.
+        limit_bytes: u64,
+    },
+    /// A column of a type that says nothing in a conversation.
+    #[error("{place}: column `{column}` has type {found}, which holds no text")]
+    ColumnType {
+        /// The row.
+        place: Place,
+        /// The column.
+        column: String,
+        /// Its type, as Arrow names it.
+        found: String,
+    },
+    /// A number that is none.
+    #[error("{place}: column `{column}` holds a number that is not finite")]
+    NotANumber {
+        /// The row.
+        place: Place,
+        /// The column.
+        column: String,
+    },
+    /// A column that the recipe names and the data does not have.
+    #[error("{place}: no column `{column}`, which `dataset.columns.{key}` names")]
+    MissingColumn {
+        /// The row.
+        place: Place,
+        /// What the column stands for.
+        key: &'static str,
+        /// Its name in the recipe.
+        column: String,
+        /// The columns that there are.
+        found: Vec<String>,
+    },
+    /// Tokens that could not be kept for the next start.
+    #[error("cannot write the token cache `{}`", path.display())]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Samples that do not fit the columns that hold them.
+    #[error("the samples do not fit into columns")]
+    Columns {
+        /// What Arrow said.
+        #[source]
+        source: arrow::error::ArrowError,
+    },
+    /// Columns that are not those of samples.
+    #[error("the cached columns are not those of samples")]
+    ForeignColumns,
     /// The operating system refused.
     #[error("cannot read `{}`", path.display())]
     Read {
@@ -266,17 +367,24 @@ impl ft_formats::Hint for DataError {
         Some(match self {
             DataError::MissingSource { origin } if looks_like_hub_id(origin) => format!(
                 "there is no file of that name; if `{origin}` is a dataset of the Hugging Face Hub, download it and give \
-                 the path of its JSONL files"
+                 the path of its files"
             ),
             DataError::MissingSource { .. } => {
-                "give a JSONL file, a folder with such files, or a pattern such as `data/*.jsonl`".to_owned()
+                "give a file (JSONL, Parquet, Arrow), a folder with such files, or a pattern such as `data/*.jsonl`".to_owned()
             }
-            DataError::EmptySource { .. } => "a folder is searched for `.jsonl` and `.ndjson` files".to_owned(),
-            DataError::UnsupportedFormat { .. } => "convert it to JSONL: one JSON object per line".to_owned(),
+            DataError::EmptySource { .. } => {
+                "a folder is searched for .jsonl and .ndjson files, these with .gz or .zst, .parquet, .arrow, .feather and .ipc".to_owned()
+            }
+            DataError::UnsupportedFormat { .. } => "convert it to JSONL, one JSON object per line, or to Parquet".to_owned(),
+            DataError::LfsPointer { .. } => "fetch the data itself with `git lfs pull`".to_owned(),
+            DataError::Compressed { .. } | DataError::Table { .. } => "the file may be cut or damaged: fetch or write it again".to_owned(),
+            DataError::Cache { .. } => "free some space, set FT_CACHE to a folder with more, or set `dataset.cache = false`".to_owned(),
+            DataError::LargeArray { .. } => "convert it to JSONL: one JSON object per line".to_owned(),
+            DataError::MissingColumn { found, .. } => format!("the columns are {}", quoted(found)),
             DataError::Json { .. } => "each line is one complete JSON object; line breaks inside a text are written \\n".to_owned(),
             DataError::UnknownShape { nearest: Some((found, meant)), .. } => format!("`{found}` may mean `{meant}`"),
             DataError::UnknownShape { .. } => "a line has `messages`, `conversations`, `prompt` and `completion`, \
-                                               `instruction` and `output`, or `text`"
+                                               `instruction` and `output`, or `text`; `[dataset.columns]` says which column is which"
                 .to_owned(),
             DataError::UnknownKey { nearest: Some(nearest), .. } => format!("did you mean `{nearest}`?"),
             DataError::UnknownName { allowed, nearest, .. } => match nearest {

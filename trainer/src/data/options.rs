@@ -1,8 +1,12 @@
 //! What a recipe says about data.
 
+use std::path::PathBuf;
+
 use ft_formats::harmony::Channel;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use super::columns::Columns;
 
 /// Loss weight of each channel; 0 masks it.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -68,8 +72,12 @@ pub struct SampleOptions {
 }
 
 /// How files become a dataset.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DatasetOptions {
+    /// Folder of the token cache; `None` keeps tokens in memory.
+    pub cache: Option<PathBuf>,
+    /// What the columns are called.
+    pub columns: Columns,
     /// How each conversation becomes samples.
     pub samples: SampleOptions,
     /// Longest sample, in tokens.

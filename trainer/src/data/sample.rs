@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::conversation::{Body, LoadedConversation};
 use super::error::Place;
 use super::options::ChannelWeights;
+use super::speakers::{Speaker, SpokenTokens};
 
 /// A sequence to train on.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,7 +85,7 @@ impl TrainedTokens {
         self.analysis + self.commentary + self.final_ + self.text
     }
 
-    fn of_mut(&mut self, channel: Option<Channel>) -> &mut usize {
+    pub(super) fn of_mut(&mut self, channel: Option<Channel>) -> &mut usize {
         match channel {
             Some(Channel::Analysis) => &mut self.analysis,
             Some(Channel::Commentary) => &mut self.commentary,
@@ -110,6 +111,8 @@ pub(super) struct Draft {
     weights: Vec<f32>,
     pub(super) origin: SampleOrigin,
     trained: Vec<TrainedSpan>,
+    /// Whose tokens are where; they cover all.
+    said: Vec<(Range<usize>, Speaker)>,
 }
 
 impl Draft {
@@ -123,7 +126,8 @@ impl Draft {
         let (messages, factors): (Vec<Message>, Vec<f32>) = messages.into_iter().unzip();
         let conversation = Conversation { messages };
         let rendered = render_for_training(&conversation);
-        let mut draft = Draft { weights: vec![0.0; rendered.ids.len()], ids: rendered.ids, origin, trained: Vec::new() };
+        let said = conversation.messages.iter().zip(&rendered.spans).map(|(message, span)| (span.all(), Speaker::of(message))).collect();
+        let mut draft = Draft { weights: vec![0.0; rendered.ids.len()], ids: rendered.ids, origin, trained: Vec::new(), said };
         let mut goes_on = false;
         for ((message, span), factor) in conversation.messages.iter().zip(&rendered.spans).zip(factors) {
             if message.role == Role::Assistant {
@@ -140,7 +144,8 @@ impl Draft {
     pub(super) fn text(text: &str, origin: SampleOrigin) -> Draft {
         let mut ids = Tokenizer::o200k_harmony().encode_ordinary(text);
         ids.push(special::END_OF_TEXT);
-        let mut draft = Draft { weights: vec![0.0; ids.len()], ids, origin, trained: Vec::new() };
+        let said = vec![(0..ids.len(), Speaker::Text)];
+        let mut draft = Draft { weights: vec![0.0; ids.len()], ids, origin, trained: Vec::new(), said };
         draft.train(0..draft.ids.len(), None, 1.0);
         draft
     }
@@ -156,6 +161,22 @@ impl Draft {
 
     pub(super) fn is_trained(&self) -> bool {
         !self.trained.is_empty()
+    }
+
+    /// Its tokens by who says them.
+    pub(super) fn spoken(&self) -> SpokenTokens {
+        let mut spoken = SpokenTokens::default();
+        for (range, speaker) in &self.said {
+            // What is cut off is not said.
+            *spoken.of_mut(*speaker) += range.end.min(self.ids.len()).saturating_sub(range.start);
+        }
+        spoken
+    }
+
+    /// The tokens before the assistant first speaks; none in a plain text.
+    pub(super) fn first_prompt(&self) -> &[u32] {
+        let answer = self.said.iter().find(|(_, speaker)| speaker.is_assistant());
+        answer.map_or(&[], |(range, _)| &self.ids[..range.start.min(self.ids.len())])
     }
 
     /// Keeps the first `max_tokens` tokens.

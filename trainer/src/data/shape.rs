@@ -2,13 +2,13 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::error::{DataError, Place, nearest_name};
 
 /// The shape of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// `messages` with `role` and `content`: harmony's channels, or OpenAI chat with `thinking` and `tool_calls`.
@@ -73,14 +73,32 @@ impl Shape {
     /// [`DataError::UnknownShape`] names the keys that are there.
     pub(super) fn of(place: &Place, line: &Map<String, Value>) -> Result<Shape, DataError> {
         let has = |key: &str| line.get(key).is_some_and(|value| !value.is_null());
-        if let Some(shape) = Shape::ALL.into_iter().find(|shape| shape.required_keys().iter().all(|key| has(key))) {
-            return Ok(shape);
+        let found = Shape::ALL.into_iter().find(|shape| shape.required_keys().iter().all(|key| has(key)));
+        found.ok_or_else(|| Shape::unknown(place, line.keys().cloned().collect()))
+    }
+
+    /// Checks that rows with the columns `names` can have a shape.
+    ///
+    /// # Errors
+    /// [`DataError::UnknownShape`] names the columns that are there.
+    pub(super) fn check_names(place: &Place, names: &[String]) -> Result<(), DataError> {
+        let has = |key: &&str| names.iter().any(|name| name == key);
+        if Shape::ALL.into_iter().any(|shape| shape.required_keys().iter().all(has)) {
+            return Ok(());
         }
-        let keys: Vec<String> = line.keys().cloned().collect();
+        Err(Shape::unknown(place, names.to_vec()))
+    }
+
+    /// Whether `key` means something in some shape, or may be a misspelling of a key that does.
+    pub(super) fn may_mean(key: &str) -> bool {
+        Shape::ALL.into_iter().any(|shape| shape.known_keys().contains(&key) || nearest_name(key, shape.known_keys()).is_some())
+    }
+
+    fn unknown(place: &Place, keys: Vec<String>) -> DataError {
         let known: Vec<&'static str> = Shape::ALL.iter().flat_map(|shape| shape.required_keys()).copied().collect();
         let nearest =
             keys.iter().filter(|key| !known.contains(&key.as_str())).find_map(|key| Some((key.clone(), nearest_name(key, &known)?)));
-        Err(DataError::UnknownShape { place: place.clone(), keys, nearest })
+        DataError::UnknownShape { place: place.clone(), keys, nearest }
     }
 }
 

@@ -1,18 +1,47 @@
 //! What a dataset holds, in numbers.
 
 use std::collections::BTreeMap;
+use std::ops::AddAssign;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::sample::{Sample, TrainedTokens};
+use super::dataset::{Dataset, Duplicates};
+use super::sample::TrainedTokens;
 use super::shape::Shape;
+use super::speakers::SpokenTokens;
+
+/// What is counted while rows are read, and cannot be seen in the samples.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Counts {
+    pub(super) conversations: usize,
+    pub(super) shapes: BTreeMap<Shape, usize>,
+    pub(super) truncated: usize,
+    pub(super) dropped: usize,
+    pub(super) untrained: usize,
+    pub(super) ignored_keys: BTreeMap<String, usize>,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.conversations += other.conversations;
+        self.truncated += other.truncated;
+        self.dropped += other.dropped;
+        self.untrained += other.untrained;
+        for (shape, count) in other.shapes {
+            *self.shapes.entry(shape).or_default() += count;
+        }
+        for (key, count) in other.ignored_keys {
+            *self.ignored_keys.entry(key).or_default() += count;
+        }
+    }
+}
 
 /// Counts over a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Statistics {
-    /// Lines read.
+    /// Rows read.
     pub conversations: usize,
-    /// Lines of each shape.
+    /// Rows of each shape.
     pub shapes: BTreeMap<Shape, usize>,
     /// Samples to train on.
     pub samples: usize,
@@ -20,31 +49,55 @@ pub struct Statistics {
     pub tokens: usize,
     /// Their tokens with a loss weight, by channel.
     pub trained: TrainedTokens,
+    /// All their tokens, by who says them.
+    pub spoken: SpokenTokens,
     /// Samples that were cut at `max_tokens`.
     pub truncated: usize,
     /// Samples that were left out for their length: by `overlong = "drop"`, or because nothing trained was left when cut.
     pub dropped: usize,
     /// Turns left out because all their messages have weight 0.
     pub untrained: usize,
-    /// Keys that mean nothing in their line's shape, and how often they were met.
+    /// Conversations that stand in the dataset before, token by token.
+    pub duplicates: Duplicates,
+    /// Keys that mean nothing in their row's shape, and how often they were met.
     pub ignored_keys: BTreeMap<String, usize>,
     /// Lengths of the samples.
     pub lengths: LengthHistogram,
 }
 
 impl Statistics {
-    /// Counts `samples`; what is not seen in them stays 0.
-    pub(super) fn of_samples(samples: &[Sample]) -> Statistics {
+    /// Counts the samples of `dataset`; what is not seen in them is taken from `counts`.
+    pub(super) fn of(dataset: &Dataset, counts: Counts) -> Statistics {
+        let lengths = dataset.lengths();
         let mut statistics = Statistics {
-            samples: samples.len(),
-            tokens: samples.iter().map(|sample| sample.ids.len()).sum(),
-            lengths: LengthHistogram::new(samples.iter().map(|sample| sample.ids.len()).collect()),
+            conversations: counts.conversations,
+            shapes: counts.shapes,
+            samples: dataset.len(),
+            tokens: lengths.iter().sum(),
+            truncated: counts.truncated,
+            dropped: counts.dropped,
+            untrained: counts.untrained,
+            ignored_keys: counts.ignored_keys,
+            duplicates: dataset.duplicates(),
+            lengths: LengthHistogram::new(lengths),
             ..Statistics::default()
         };
-        for sample in samples {
-            statistics.trained += sample.trained;
+        for index in 0..dataset.len() {
+            statistics.trained += dataset.trained(index);
+            statistics.spoken += dataset.spoken(index);
         }
         statistics
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts {
+            conversations: self.conversations,
+            shapes: self.shapes.clone(),
+            truncated: self.truncated,
+            dropped: self.dropped,
+            untrained: self.untrained,
+            ignored_keys: self.ignored_keys.clone(),
+        }
     }
 }
 

@@ -126,14 +126,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::data::conversation::read_line;
+    use crate::data::columns::Columns;
+    use crate::data::conversation::read_row;
     use crate::data::error::Place;
     use crate::data::options::ChannelWeights;
     use crate::data::pieces::pieces;
     use crate::data::sample::{TrainedTokens, render_whole};
 
     fn load(line: &Value) -> LoadedConversation {
-        read_line(Place { file: PathBuf::from("d.jsonl"), line: 7 }, line).unwrap()
+        read_row(Place { file: PathBuf::from("d.jsonl"), line: 7 }, line.clone(), &Columns::default()).unwrap()
     }
 
     /// The samples as text without the system message; what is trained stands in brackets.
@@ -416,7 +417,7 @@ mod tests {
         #[test]
         fn any_line_is_read_or_refused(line in any_json()) {
             let place = Place { file: PathBuf::from("d.jsonl"), line: 1 };
-            if let Ok(conversation) = read_line(place, &line) {
+            if let Ok(conversation) = read_row(place, line, &Columns::default()) {
                 let _ = samples(&conversation, &SampleOptions::default());
             }
         }

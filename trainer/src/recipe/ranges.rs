@@ -18,12 +18,13 @@ const CLIPPING: &str = "a number above 0, or 0 for no clipping";
 const SOURCES: &str = "files, folders or patterns, at least one";
 const TARGETS: &str = "a list of at least one target";
 const LAYERS: &str = "\"all\" or a list of at least one index";
+const WEIGHTS: &str = "a number above 0 for each source of `dataset.train`";
 const MODEL: &str = "the path of a model";
 const FOLDER: &str = "the path of a folder";
 const NAME: &str = "the name of a folder, without `/`";
 
 /// Each rule in the words of JSON schema.
-const BOUNDS: [(&str, &str); 14] = [
+const BOUNDS: [(&str, &str); 15] = [
     (ONE, r#"{"minimum": 1}"#),
     (TWO, r#"{"minimum": 2}"#),
     (NOT_NEGATIVE, r#"{"minimum": 0}"#),
@@ -35,6 +36,7 @@ const BOUNDS: [(&str, &str); 14] = [
     (SOURCES, r#"{"minItems": 1, "items": {"pattern": "\\S"}}"#),
     (TARGETS, r#"{"minItems": 1}"#),
     (LAYERS, r#"{"minItems": 1}"#),
+    (WEIGHTS, r#"{"items": {"exclusiveMinimum": 0}}"#),
     (MODEL, r#"{"pattern": "\\S"}"#),
     (FOLDER, r#"{"pattern": "\\S"}"#),
     (NAME, r#"{"pattern": "^[^/]+$", "not": {"enum": [".", ".."]}}"#),
@@ -94,10 +96,14 @@ fn rules(recipe: &Recipe) -> Vec<(&'static str, bool, &'static str)> {
         Layers::All => true,
         Layers::List(list) => !list.is_empty(),
     };
+    let weights = &recipe.dataset.train_weights;
+    let has_weights =
+        weights.is_empty() || (weights.len() == recipe.dataset.train.len() && weights.iter().all(|weight| is_positive(*weight)));
     let Recipe { dataset, loss, optimizer, schedule, training, output, .. } = recipe;
     vec![
         ("model.path", !recipe.model.path.trim().is_empty(), MODEL),
         ("dataset.train", !dataset.train.is_empty() && has_texts(&dataset.train), SOURCES),
+        ("dataset.train_weights", has_weights, WEIGHTS),
         ("dataset.validation", has_texts(&dataset.validation), TEXTS),
         ("dataset.validation_fraction", (0.0..1.0).contains(&dataset.validation_fraction), DECAY),
         ("dataset.max_tokens", dataset.max_tokens >= 2, TWO),

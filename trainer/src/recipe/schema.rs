@@ -152,6 +152,19 @@ fn check_value(node: &Node, path: &str, expected: &Value, problems: &mut Vec<Fou
         kind: ProblemKind::WrongType { key: path.to_owned(), expected, found: type_of(node), example: example(path) },
     };
     match (expected, &node.content) {
+        (Value::Array(list), Content::List(items)) if matches!(list.first(), Some(Value::Float(_))) => {
+            let number = |item: &Node| match &item.content {
+                Content::Leaf(value @ Value::Float(_)) => Some(value.clone()),
+                #[expect(clippy::cast_precision_loss, reason = "a number that a person writes")]
+                Content::Leaf(Value::Integer(number)) => Some(Value::Float(*number as f64)),
+                _ => None,
+            };
+            let numbers: Option<Vec<Value>> = items.iter().map(number).collect();
+            if numbers.is_none() {
+                problems.push(wrong(node, "a list of numbers"));
+            }
+            numbers.map(Value::Array)
+        }
         (Value::Array(_), Content::List(items)) => {
             let words = choices(path);
             let before = problems.len();

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choices::{Experts, Layers, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype};
-use crate::data::{Overlong, Turns};
+use crate::data::{Columns, Overlong, Turns};
 
 /// `[model]`
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -24,6 +24,9 @@ pub struct Model {
 pub struct Dataset {
     /// Files, folders and patterns of conversations to train on.
     pub train: Vec<String>,
+    /// For each source of `train`, how often its samples are taken in an epoch: 2.0 is twice, 0.5 takes half of them, drawn by the seed. Empty is
+    /// once each.
+    pub train_weights: Vec<f64>,
     /// The same, held out.
     pub validation: Vec<String>,
     /// Fraction of the conversations that is held out when `validation` is empty.
@@ -38,12 +41,17 @@ pub struct Dataset {
     pub shuffle: bool,
     /// Which turns of a conversation are trained.
     pub turns: Turns,
+    /// Keep the tokens in the user's cache folder (or in FT_CACHE), so that the next start need not make them again.
+    pub cache: bool,
+    /// What the columns of the data are called, where they have other names.
+    pub columns: Columns,
 }
 
 impl Default for Dataset {
     fn default() -> Self {
         Self {
             train: Vec::new(),
+            train_weights: Vec::new(),
             validation: Vec::new(),
             validation_fraction: 0.0,
             max_tokens: 4096,
@@ -51,6 +59,8 @@ impl Default for Dataset {
             packing: true,
             shuffle: true,
             turns: Turns::default(),
+            cache: true,
+            columns: Columns::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Which samples each step trains on: a function of the seed and the step's number alone, so that a resumed run needs no cursor.
 
-use crate::data::{Sample, pack};
+use crate::data::{Dataset, pack};
 use crate::random::Stream;
 
 /// How samples become steps.
@@ -28,16 +28,23 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The sequences of `samples`: packs, or one for each sample.
+    /// The sequences of samples of these lengths, in tokens: packs, or one for each. Of the samples those of `taken` are in an epoch, each as
+    /// often as its index is there.
     #[must_use]
-    pub fn new(samples: &[Sample], batching: Batching) -> Self {
+    pub fn new(lengths: &[usize], taken: &[usize], batching: Batching) -> Self {
         let sequences = if batching.packing {
-            let lengths: Vec<usize> = samples.iter().map(|sample| sample.ids.len()).collect();
-            pack(&lengths, batching.max_tokens)
+            let lengths: Vec<usize> = taken.iter().map(|&sample| lengths[sample]).collect();
+            let packs = pack(&lengths, batching.max_tokens);
+            packs.into_iter().map(|pack| pack.into_iter().map(|index| taken[index]).collect()).collect()
         } else {
-            (0..samples.len()).map(|sample| vec![sample]).collect()
+            taken.iter().map(|&sample| vec![sample]).collect()
         };
         Self { batching, sequences }
+    }
+
+    /// Indices of the samples of an epoch, as often as they are in it.
+    pub fn samples(&self) -> impl Iterator<Item = usize> {
+        self.sequences.iter().flatten().copied()
     }
 
     /// Sequences of an epoch.
@@ -75,24 +82,36 @@ impl Schedule {
     }
 }
 
+/// Indices of the samples of an epoch when each source counts as often as `weights` says: whole times for all of its samples, and the
+/// rest of the weight for some, drawn by `seed`. No weights are once for each.
+#[must_use]
+pub fn taken(dataset: &Dataset, weights: &[f64], seed: u64) -> Vec<usize> {
+    let mut of_sources: Vec<Vec<usize>> = vec![Vec::new(); weights.len()];
+    let mut all = Vec::with_capacity(dataset.len());
+    for index in 0..dataset.len() {
+        match of_sources.get_mut(dataset.source(index)) {
+            Some(samples) => samples.push(index),
+            None => all.push(index),
+        }
+    }
+    for (source, (samples, weight)) in (0u64..).zip(of_sources.iter().zip(weights)) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a count of samples")]
+        let (whole, some) = (weight.floor() as usize, (weight.fract() * samples.len() as f64).round() as usize);
+        (0..whole).for_each(|_| all.extend(samples));
+        let order = Stream::new(seed, "source", source).permutation(samples.len());
+        all.extend(order[..some.min(samples.len())].iter().map(|&drawn| samples[drawn]));
+    }
+    all.sort_unstable();
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{SampleOrigin, TrainedTokens};
 
     fn schedule(lengths: &[usize], packing: bool, shuffle: bool) -> Schedule {
-        let samples: Vec<Sample> = lengths
-            .iter()
-            .map(|&length| Sample {
-                ids: vec![0; length],
-                weights: vec![1.0; length],
-                origin: SampleOrigin { file: "x".into(), line: 1, turn: None },
-                trained: TrainedTokens::default(),
-                spans: Vec::new(),
-            })
-            .collect();
         let batching = Batching { packing, max_tokens: 10, shuffle, seed: 5, batch_sequences: 2, accumulation_steps: 2 };
-        Schedule::new(&samples, batching)
+        Schedule::new(lengths, &(0..lengths.len()).collect::<Vec<_>>(), batching)
     }
 
     #[test]
@@ -121,5 +140,37 @@ mod tests {
         let schedule = schedule(&[1; 40], false, true);
         let epoch = |epoch: usize| (0..10usize).flat_map(|step| schedule.step(epoch * 10 + step).concat()).collect::<Vec<_>>();
         assert_ne!(epoch(0), epoch(1));
+    }
+
+    fn of_two_sources() -> (tempfile::TempDir, Dataset) {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, count: usize| {
+            let path = folder.path().join(name);
+            let text: String = (0..count).map(|index| format!("{{\"text\": \"{name} {index}\"}}\n")).collect();
+            std::fs::write(&path, text).unwrap();
+            path.to_string_lossy().into_owned()
+        };
+        let sources = [write("a.jsonl", 10), write("b.jsonl", 20)];
+        let mut recipe = crate::recipe::Recipe::default();
+        recipe.dataset.cache = false;
+        let options = crate::run::session::dataset_options(&recipe);
+        let dataset = crate::data::load_dataset(&sources, &options, &mut |_| {}).unwrap();
+        (folder, dataset)
+    }
+
+    #[test]
+    fn sources_count_as_often_as_they_weigh() {
+        let (_folder, dataset) = of_two_sources();
+        assert_eq!(taken(&dataset, &[], 1), (0..30).collect::<Vec<_>>());
+        assert_eq!(taken(&dataset, &[1.0, 1.0], 1), (0..30).collect::<Vec<_>>());
+        let weighted = taken(&dataset, &[2.5, 0.25], 1);
+        let times = |sample: usize| weighted.iter().filter(|&&index| index == sample).count();
+        assert_eq!(weighted.iter().filter(|&&index| index < 10).count(), 25);
+        assert_eq!(weighted.len(), 30);
+        assert!((0..10).all(|sample| (2..=3).contains(&times(sample))));
+        assert!((10..30).all(|sample| times(sample) <= 1));
+        assert_eq!(weighted, taken(&dataset, &[2.5, 0.25], 1));
+        assert_ne!(weighted, taken(&dataset, &[2.5, 0.25], 2));
+        assert!(taken(&dataset, &[0.01, 0.01], 1).is_empty());
     }
 }

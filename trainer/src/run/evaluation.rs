@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::observer::EvaluationReport;
-use crate::data::Sample;
+use crate::data::{Dataset, Sample};
 use crate::error::Result;
 use crate::loss::{Batch, loss, total_weight};
 use crate::model::{Activations, Transformer};
@@ -13,13 +13,15 @@ use crate::torch::ops::{scalar, without_graph};
 ///
 /// # Errors
 /// Those of the forward pass.
-pub fn evaluate(model: &Transformer, samples: &[Sample], batch_sequences: usize, step: usize) -> Result<EvaluationReport> {
+pub fn evaluate(model: &Transformer, samples: &Dataset, batch_sequences: usize, step: usize) -> Result<EvaluationReport> {
     let start = Instant::now();
-    let whole = total_weight(samples);
+    let whole = total_weight(samples.iter());
     let mut validation_loss = 0.0;
     let mut validation_trained_tokens = 0;
-    for samples in samples.chunks(batch_sequences.max(1)) {
-        let batch = Batch::new(samples, model)?;
+    let indices: Vec<usize> = (0..samples.len()).collect();
+    for indices in indices.chunks(batch_sequences.max(1)) {
+        let together: Vec<Sample> = indices.iter().map(|&index| samples.sample(index)).collect();
+        let batch = Batch::new(&together, model)?;
         validation_trained_tokens += batch.targets_n.numel();
         validation_loss += without_graph(|| scalar(&loss(model, &batch, whole, Activations::Kept)?))?;
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::plan::PlanReport;
+use crate::data::Reading;
 
 /// Figures of one step, as a line of `metrics.jsonl` holds them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -71,6 +72,8 @@ pub struct RoutingReport {
 /// Receives a run's events, in order. The default of each does nothing.
 #[expect(unused_variables, reason = "the names document the arguments")]
 pub trait Observer {
+    /// Reading the conversations.
+    fn reading(&mut self, event: &Reading) {}
     /// Reading the model: `bytes` more of `total_bytes`.
     fn loading(&mut self, bytes: u64, total_bytes: u64) {}
     /// The run is about to begin, or to go on after `steps_done`.
@@ -100,6 +103,11 @@ impl Observer for Silent {}
 pub struct Both<First, Second>(pub First, pub Second);
 
 impl<First: Observer, Second: Observer> Observer for Both<First, Second> {
+    fn reading(&mut self, event: &Reading) {
+        self.0.reading(event);
+        self.1.reading(event);
+    }
+
     fn loading(&mut self, bytes: u64, total_bytes: u64) {
         self.0.loading(bytes, total_bytes);
         self.1.loading(bytes, total_bytes);

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::directory::free_bytes;
 use super::session::{self, Samples};
-use crate::data::Statistics;
+use crate::data::{Duplicates, Leaks, Statistics};
 use crate::error::{Error, Result};
 use crate::recipe::{Recipe, TrainingDtype};
 
@@ -63,6 +63,8 @@ pub struct PlanReport {
     pub train_samples: usize,
     /// Samples held out.
     pub validation_samples: usize,
+    /// What was held out and is trained on all the same.
+    pub leaks: Leaks,
     /// Sequences of an epoch.
     pub sequences: usize,
     /// Mean share of `max_tokens` that a sequence fills.
@@ -166,8 +168,9 @@ pub fn report(recipe: &Recipe, checkpoint: &Checkpoint, samples: &Samples, machi
         active_parameters: active_parameters(config),
         dtype,
         dataset: samples.train.statistics.clone(),
-        train_samples: samples.train.samples.len(),
-        validation_samples: samples.validation.samples.len(),
+        train_samples: samples.train.len(),
+        validation_samples: samples.validation.len(),
+        leaks: samples.leaks.clone(),
         sequences: samples.batches.num_sequences(),
         packing_efficiency: wide(epoch_tokens) / wide((samples.batches.num_sequences() * recipe.dataset.max_tokens).max(1)),
         steps_per_epoch,
@@ -183,7 +186,7 @@ pub fn report(recipe: &Recipe, checkpoint: &Checkpoint, samples: &Samples, machi
         work_of_step,
         work,
         expected_seconds: None,
-        warnings: warnings(recipe, &machine),
+        warnings: [warnings(recipe, &machine), leak_warnings(&samples.leaks)].concat(),
         work_model,
         machine,
     };
@@ -274,6 +277,19 @@ fn warnings(recipe: &Recipe, machine: &Machine) -> Vec<String> {
         warnings.push("`training.offload_activations` has no effect without `training.checkpoint_activations = true`".to_owned());
     }
     warnings
+}
+
+/// A loss on what was trained says nothing about what was not.
+#[must_use]
+pub fn leak_warnings(leaks: &Leaks) -> Vec<String> {
+    let words = |found: &Duplicates, what: &str| {
+        let (trained, held) = found.examples.first()?;
+        Some(format!("{} of the conversations held out {what}, such as {held} and {trained}", found.count))
+    };
+    [words(&leaks.conversations, "are trained on, too"), words(&leaks.prompts, "share their first prompt with one that is trained on")]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]

@@ -6,12 +6,12 @@ use ft_formats::checkpoint::{Checkpoint, Config, Projection};
 use ft_formats::peft::{AdapterTarget, AttentionProjection};
 use tch::{Kind, Tensor};
 
-use super::batches::{Batching, Schedule as Batches};
+use super::batches::{Batching, Schedule as Batches, taken};
 use super::checkpoint::Identity;
 use super::observer::Observer;
 use crate::adapters::lora::{Adapter, LoraSpec};
 use crate::adapters::{Trainable, train_everything};
-use crate::data::{Dataset, DatasetOptions, SampleOptions, load_dataset, split_validation};
+use crate::data::{Dataset, DatasetOptions, Leaks, Reading, SampleOptions, cache_folder, load_dataset, split_validation};
 use crate::error::{Error, Result};
 use crate::model::Transformer;
 use crate::model::weights::{Placement, load};
@@ -26,37 +26,53 @@ pub struct Samples {
     pub train: Dataset,
     /// Held out; may be empty.
     pub validation: Dataset,
+    /// What was held out and is trained on all the same.
+    pub leaks: Leaks,
     /// The steps.
     pub batches: Batches,
+}
+
+/// How a recipe's files become a dataset.
+#[must_use]
+pub fn dataset_options(recipe: &Recipe) -> DatasetOptions {
+    let section = &recipe.dataset;
+    DatasetOptions {
+        cache: section.cache.then(cache_folder).flatten(),
+        columns: section.columns.clone(),
+        samples: SampleOptions { turns: section.turns, weights: recipe.loss },
+        max_tokens: section.max_tokens,
+        overlong: section.overlong,
+    }
 }
 
 /// Reads and splits the recipe's datasets.
 ///
 /// # Errors
 /// [`Error::Data`].
-pub fn read_samples(recipe: &Recipe) -> Result<Samples> {
-    let section = &recipe.dataset;
-    let options = DatasetOptions {
-        samples: SampleOptions { turns: section.turns, weights: recipe.loss },
-        max_tokens: section.max_tokens,
-        overlong: section.overlong,
-    };
-    let train = load_dataset(&section.train, &options)?;
+pub fn read_samples(recipe: &Recipe, watch: &mut dyn FnMut(Reading)) -> Result<Samples> {
+    let (section, seed) = (&recipe.dataset, recipe.training.seed);
+    let options = dataset_options(recipe);
+    let train = load_dataset(&section.train, &options, watch)?;
     let (train, validation) = if section.validation.is_empty() {
-        split_validation(train, section.validation_fraction, recipe.training.seed)
+        split_validation(train, section.validation_fraction, seed)
     } else {
-        (train, load_dataset(&section.validation, &options)?)
+        (train, load_dataset(&section.validation, &options, watch)?)
     };
+    let leaks = train.leaks_into(&validation);
     let batching = Batching {
         packing: section.packing,
         max_tokens: section.max_tokens,
         shuffle: section.shuffle,
-        seed: recipe.training.seed,
+        seed,
         batch_sequences: recipe.training.batch_sequences,
         accumulation_steps: recipe.training.accumulation_steps,
     };
-    let batches = Batches::new(&train.samples, batching);
-    Ok(Samples { train, validation, batches })
+    let taken = taken(&train, &section.train_weights, seed);
+    if taken.is_empty() {
+        return Err(Error::NothingTaken);
+    }
+    let batches = Batches::new(&train.lengths(), &taken, batching);
+    Ok(Samples { train, validation, leaks, batches })
 }
 
 /// Steps of the whole run, and the learning rate of each.
@@ -224,6 +240,7 @@ pub fn identity(recipe: &Recipe, checkpoint: &Checkpoint, samples: &Samples) -> 
     decisive.checkpoint = Default::default();
     decisive.evaluation = Default::default();
     decisive.sampling = Default::default();
+    decisive.dataset.cache = true;
     let text = serde_json::to_string(&decisive).map_err(|source| Error::Json { path: recipe.model.path.clone().into(), source })?;
     let mut model = blake3::Hasher::new();
     model.update(checkpoint.config().to_json().to_string().as_bytes());

@@ -17,7 +17,7 @@ use super::routing::{self, RoutingWatch};
 use super::samples;
 use super::session::{self, Samples, Session, Trained};
 use super::signals::StopRequest;
-use crate::data::Sample;
+use crate::data::{Reading, Sample};
 use crate::error::{Error, Result};
 use crate::loss::{Batch, metered_loss, total_weight};
 use crate::model::{Activations, RoutingMeter};
@@ -46,7 +46,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     }
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
     checkpoint.check_vocabulary()?;
-    let samples = session::read_samples(recipe)?;
+    let samples = session::read_samples(recipe, &mut |reading| observer.reading(&reading))?;
     let plan = plan::report(recipe, &checkpoint, &samples, Machine::here())?;
     plan.check_fits()?;
     let directory = RunDirectory::open(&plan.run_directory, options.resume)?;
@@ -162,9 +162,9 @@ impl<'a> Run<'a> {
         self.state.last_loss = Some(report.loss);
         let is_last = report.step == self.schedule.total_steps;
         let is_due = |every: usize| is_last || (every > 0 && report.step % every == 0);
-        if is_due(self.recipe.evaluation.every_steps) && !self.samples.validation.samples.is_empty() {
+        if is_due(self.recipe.evaluation.every_steps) && !self.samples.validation.is_empty() {
             let batch = self.recipe.training.batch_sequences;
-            let evaluation = evaluate(&self.session.model, &self.samples.validation.samples, batch, report.step)?;
+            let evaluation = evaluate(&self.session.model, &self.samples.validation, batch, report.step)?;
             self.metrics.append_json(&evaluation)?;
             self.state.validation_loss = Some(evaluation.validation_loss);
             observer.evaluation(&evaluation);
@@ -184,21 +184,21 @@ impl<'a> Run<'a> {
     fn update(&mut self, meter: Option<&RoutingMeter>) -> Result<StepReport> {
         let start = Instant::now();
         let done = self.state.step;
-        let batches: Vec<Vec<&Sample>> = self
+        let batches: Vec<Vec<Sample>> = self
             .samples
             .batches
             .step(done)
             .iter()
-            .map(|batch| batch.iter().map(|&sample| &self.samples.train.samples[sample]).collect())
+            .map(|batch| batch.iter().map(|&sample| self.samples.train.sample(sample)).collect())
             .collect();
-        let step_samples = || batches.iter().flatten().copied();
+        let step_samples = || batches.iter().flatten();
         let activations = activations(&self.recipe.training);
         let whole = total_weight(step_samples());
         // Kept where it is computed, so that the host waits once a step, for loss and norm together.
         let mut step_loss = zeros(&[], Kind::Double, self.device())?;
         let mut trained_tokens = 0;
         for samples in &batches {
-            let batch = Batch::new(samples.iter().copied(), &self.session.model)?;
+            let batch = Batch::new(samples, &self.session.model)?;
             trained_tokens += batch.targets_n.numel();
             let loss = metered_loss(&self.session.model, &batch, whole, activations, meter)?;
             step_loss = ops::add(&step_loss, &ops::cast(&loss.detach(), Kind::Double)?)?;
@@ -326,9 +326,9 @@ fn origins<'a>(samples: impl Iterator<Item = &'a Sample>) -> String {
 ///
 /// # Errors
 /// Anything wrong with recipe, model or data.
-pub fn plan_of(recipe: &Recipe, machine: Machine) -> Result<PlanReport> {
+pub fn plan_of(recipe: &Recipe, machine: Machine, watch: &mut dyn FnMut(Reading)) -> Result<PlanReport> {
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
     checkpoint.check_vocabulary()?;
-    let samples = session::read_samples(recipe)?;
+    let samples = session::read_samples(recipe, watch)?;
     plan::report(recipe, &checkpoint, &samples, machine)
 }

@@ -21,9 +21,11 @@ pub fn size_of(sample: &Sample) -> (usize, usize) {
     (sample.ids.len(), sample.weights.iter().skip(1).filter(|&&weight| weight != 0.0).count())
 }
 
-/// The sizes of all samples that are trained on.
+/// The sizes of the samples of an epoch.
 pub(super) fn sizes(samples: &Samples) -> Vec<(usize, usize)> {
-    samples.train.samples.iter().map(size_of).collect()
+    let mut taken: Vec<usize> = samples.batches.samples().collect();
+    taken.sort_unstable();
+    taken.into_iter().map(|sample| (samples.train.length(sample), samples.train.trained(sample).total())).collect()
 }
 
 /// The largest forward pass of any epoch: the longest sequences happen to come together.
