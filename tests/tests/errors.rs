@@ -156,8 +156,8 @@ fn messages_name_the_place_and_the_next_step() {
         Case { name: "TOML that is none", said: project.train(&[("rank = 2", "rank = = 2")]), says: &["recipe.toml", "8"] },
         Case {
             name: "a setting of a later version",
-            said: project.train(&[("[output]", "[tracking]\ntensorboard = true\n\n[output]")]),
-            says: &["tensorboard", "not supported"],
+            said: project.train(&[("[output]", "[quantization]\naware = true\n\n[output]")]),
+            says: &["quantization.aware", "not supported"],
         },
         Case { name: "a recipe that is not there", said: run(&mut ft(["train", "nowhere/recipe.toml"])), says: &["nowhere/recipe.toml"] },
         Case { name: "data that is not there", said: project.train(&[("train.jsonl", "absent.jsonl")]), says: &["absent.jsonl"] },

@@ -6,6 +6,7 @@ use tch::TchError;
 
 use crate::optimizer::MomentsKind;
 use crate::run::plan::Remedy;
+use crate::tracking::TrackingError;
 
 /// The result of the trainer's fallible functions.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,6 +15,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// Trackers that cannot begin.
+    #[error(transparent)]
+    Tracking(#[from] TrackingError),
     /// An epoch without a sample.
     #[error("no sample is taken: the weights of `dataset.train_weights` round to none of any source")]
     NothingTaken,
@@ -294,6 +298,7 @@ impl ft_formats::Hint for Error {
         match self {
             Self::Format(error) => error.hint(),
             Self::Data(error) => error.hint(),
+            Self::Tracking(error) => error.hint(),
             Self::Recipe(error) => error.hint(),
             Self::NotFinite { .. } => Some(
                 "lower `optimizer.learning_rate`, lengthen `schedule.warmup_fraction`, or look at the named samples with `ft preview`; \

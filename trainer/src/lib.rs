@@ -17,6 +17,7 @@ pub mod random;
 pub mod recipe;
 pub mod run;
 pub mod torch;
+pub mod tracking;
 pub mod verification;
 
 pub use error::{Error, Result};

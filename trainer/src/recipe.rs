@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::{ChannelWeights, Columns};
 
-pub use choices::{Experts, Layers, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype};
+pub use choices::{Experts, Layers, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype, WandbMode};
 pub use error::{Place, Problem, ProblemKind, Problems, RecipeError};
 pub use json_schema::SCHEMA_ID;
 pub use sections::{

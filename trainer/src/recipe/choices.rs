@@ -16,6 +16,17 @@ pub enum Experts {
     Bf16,
 }
 
+/// Whether a run is sent to Weights & Biases as it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WandbMode {
+    /// It is; a copy stays in the run directory.
+    #[default]
+    Online,
+    /// It stays in the run directory, for `wandb sync`.
+    Offline,
+}
+
 /// Which weights get a low-rank update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -73,15 +73,8 @@ pub(super) fn check(recipe: &Recipe, tree: &Node) -> Vec<Found> {
             problems.push(Found { origin: entry.origin.clone(), kind: ProblemKind::Exclusive { earlier, later } });
         }
     }
-    let unsupported = [
-        ("tracking.tensorboard", recipe.tracking.tensorboard),
-        ("tracking.wandb", recipe.tracking.wandb.is_some()),
-        ("quantization.aware", recipe.quantization.aware),
-    ];
-    for (key, is_asked) in unsupported {
-        if let Some(entry) = tree.get(key).filter(|_| is_asked) {
-            problems.push(Found { origin: entry.origin.clone(), kind: ProblemKind::NotSupported { key } });
-        }
+    if let Some(entry) = tree.get("quantization.aware").filter(|_| recipe.quantization.aware) {
+        problems.push(Found { origin: entry.origin.clone(), kind: ProblemKind::NotSupported { key: "quantization.aware" } });
     }
     problems
 }

@@ -9,7 +9,7 @@ use serde::de::{Deserializer, Visitor};
 use toml::{Table, Value};
 
 use super::Recipe;
-use super::choices::{ALL_LAYERS, Experts, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype};
+use super::choices::{ALL_LAYERS, Experts, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype, WandbMode};
 use super::error::{Found, Origin, ProblemKind};
 use super::nearest::{foreign, nearest};
 use super::tree::{Content, Entry, Node};
@@ -291,6 +291,7 @@ fn choices(path: &str) -> &'static [&'static str] {
         "lora.targets" => variants::<LoraTarget>(),
         "optimizer.kind" => variants::<OptimizerKind>(),
         "schedule.kind" => variants::<ScheduleKind>(),
+        "tracking.wandb.mode" => variants::<WandbMode>(),
         "training.dtype" => variants::<TrainingDtype>(),
         _ => &[],
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::choices::{Experts, Layers, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype};
+use super::choices::{Experts, Layers, LoraTarget, OptimizerKind, ScheduleKind, TrainingDtype, WandbMode};
 use crate::data::{Columns, Overlong, Turns};
 
 /// `[model]`
@@ -252,7 +252,7 @@ pub struct Tracking {
     pub wandb: Option<Wandb>,
 }
 
-/// `[tracking.wandb]`
+/// `[tracking.wandb]`: what is not said is taken from the environment, under the names that the `wandb` package reads.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Wandb {
@@ -262,14 +262,35 @@ pub struct Wandb {
     /// User or team.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entity: Option<String>,
-    /// `online` or `offline`.
+    /// Whether the run is sent as it goes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mode: Option<String>,
+    pub mode: Option<WandbMode>,
+    /// Name of the run there; that of `output` when it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Group of runs that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Words to find it by.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// A text about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub notes: Option<String>,
 }
 
 impl Wandb {
     pub(super) fn example() -> Self {
-        Self { project: Some("coding".to_owned()), entity: Some("team".to_owned()), mode: Some("offline".to_owned()) }
+        let text = |text: &str| Some(text.to_owned());
+        Self {
+            project: text("coding"),
+            entity: text("team"),
+            mode: Some(WandbMode::Offline),
+            name: text("rank 16"),
+            group: text("ranks"),
+            tags: vec!["lora".to_owned()],
+            notes: text("the first with tools"),
+        }
     }
 }
 

@@ -241,6 +241,7 @@ pub fn identity(recipe: &Recipe, checkpoint: &Checkpoint, samples: &Samples) -> 
     decisive.evaluation = Default::default();
     decisive.sampling = Default::default();
     decisive.dataset.cache = true;
+    decisive.tracking = Default::default();
     let text = serde_json::to_string(&decisive).map_err(|source| Error::Json { path: recipe.model.path.clone().into(), source })?;
     let mut model = blake3::Hasher::new();
     model.update(checkpoint.config().to_json().to_string().as_bytes());

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use ft_formats::checkpoint::Checkpoint;
+use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use super::checkpoint::{self, RunState};
@@ -26,6 +27,7 @@ use crate::recipe::{Recipe, Training};
 use crate::torch::device::{self, host_peak_memory_bytes, peak_memory_bytes};
 use crate::torch::functions::InputKept;
 use crate::torch::ops::{self, Named, zeros};
+use crate::tracking::{self, Trackers};
 
 /// How to run a recipe.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +48,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     }
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
     checkpoint.check_vocabulary()?;
+    tracking::check(recipe)?;
     let samples = session::read_samples(recipe, &mut |reading| observer.reading(&reading))?;
     let plan = plan::report(recipe, &checkpoint, &samples, Machine::here())?;
     plan.check_fits()?;
@@ -56,17 +59,14 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     write_atomically(&run.directory.path().join("recipe.toml"), recipe.to_toml().as_bytes())?;
     observer.started(&plan, run.state.step);
     plan.warnings.iter().for_each(|warning| observer.warning(warning));
-    while run.state.step < run.schedule.total_steps {
-        run.step(observer)?;
-        if stop.is_asked() {
-            let path = match run.saved.take() {
-                Some((step, path)) if step == run.state.step => path,
-                _ => run.save(observer)?,
-            };
-            return Err(Error::Interrupted { step: run.state.step, checkpoint: path });
-        }
-    }
-    let (kind, result) = run.write_result(&checkpoint)?;
+    let result = run.to_the_end(&checkpoint, &stop, observer);
+    let exit_code = match &result {
+        Ok(_) => 0,
+        Err(Error::Interrupted { .. }) => 4,
+        Err(_) => 1,
+    };
+    std::mem::take(&mut run.trackers).finish(exit_code).iter().for_each(|warning| observer.warning(warning));
+    let (kind, result) = result?;
     Ok(TrainOutcome {
         run_directory: run.directory.path().to_path_buf(),
         result,
@@ -88,6 +88,7 @@ struct Run<'a> {
     session: Session,
     directory: RunDirectory,
     metrics: Log,
+    trackers: Trackers,
     answers: Log,
     state: RunState,
     /// The step and place of the newest checkpoint of this process.
@@ -130,6 +131,7 @@ impl<'a> Run<'a> {
         };
         let metrics = Log::open(directory.path().join("metrics.jsonl"), state.metrics_bytes)?;
         let answers = Log::open(directory.path().join("samples.md"), state.samples_bytes)?;
+        let trackers = Trackers::open(recipe, directory.path(), state.step)?;
         Ok(Self {
             recipe,
             samples,
@@ -138,6 +140,7 @@ impl<'a> Run<'a> {
             session,
             directory,
             metrics,
+            trackers,
             answers,
             state,
             saved: None,
@@ -145,15 +148,38 @@ impl<'a> Run<'a> {
         })
     }
 
+    /// All steps, or those until someone asks to stop; then the result, with its kind.
+    fn to_the_end(&mut self, checkpoint: &Checkpoint, stop: &StopRequest, observer: &mut dyn Observer) -> Result<(&'static str, PathBuf)> {
+        while self.state.step < self.schedule.total_steps {
+            self.step(observer)?;
+            if stop.is_asked() {
+                let path = match self.saved.take() {
+                    Some((step, path)) if step == self.state.step => path,
+                    _ => self.save(observer)?,
+                };
+                return Err(Error::Interrupted { step: self.state.step, checkpoint: path });
+            }
+        }
+        self.write_result(checkpoint)
+    }
+
+    /// A line of `metrics.jsonl`, for the trackers, too.
+    fn record(&mut self, report: &impl Serialize, observer: &mut dyn Observer) -> Result<()> {
+        self.metrics.append_json(report)?;
+        self.trackers.record(report);
+        self.trackers.warnings().iter().for_each(|warning| observer.warning(warning));
+        Ok(())
+    }
+
     /// One step, and what falls due after it.
     fn step(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let meter = routing::is_due(self.state.step + 1, self.schedule.total_steps).then(RoutingMeter::default);
         let report = self.update(meter.as_ref())?;
-        self.metrics.append_json(&report)?;
+        self.record(&report, observer)?;
         observer.step(&report);
         if let Some(meter) = meter {
             let routing = routing::report(report.step, report.tokens, &meter.read()?);
-            self.metrics.append_json(&routing)?;
+            self.record(&routing, observer)?;
             observer.routing(&routing);
             self.routing.warnings(&routing, report.tokens).iter().for_each(|warning| observer.warning(warning));
         }
@@ -165,7 +191,7 @@ impl<'a> Run<'a> {
         if is_due(self.recipe.evaluation.every_steps) && !self.samples.validation.is_empty() {
             let batch = self.recipe.training.batch_sequences;
             let evaluation = evaluate(&self.session.model, &self.samples.validation, batch, report.step)?;
-            self.metrics.append_json(&evaluation)?;
+            self.record(&evaluation, observer)?;
             self.state.validation_loss = Some(evaluation.validation_loss);
             observer.evaluation(&evaluation);
         }

@@ -77,19 +77,10 @@ fn hub_settings(endpoint: Option<&str>, offline: Option<&str>) -> Check {
     Check::pass(NAME, endpoint)
 }
 
-/// Where there is a key of Weights & Biases. Source: wandb, `WANDB_API_KEY`, and the entry of `wandb login` in `.netrc`.
+/// Where there is a key of Weights & Biases, for the API that runs would go to.
 fn wandb_key() -> Option<String> {
-    if variable("WANDB_API_KEY").is_some() {
-        return Some("WANDB_API_KEY".to_owned());
-    }
-    let path = variable("NETRC").map(PathBuf::from).or_else(|| home(".netrc"))?;
-    let text = fs::read_to_string(&path).ok()?;
-    has_wandb(&text).then(|| path.display().to_string())
-}
-
-fn has_wandb(netrc: &str) -> bool {
-    let words: Vec<&str> = netrc.split_whitespace().collect();
-    words.windows(2).any(|pair| pair == ["machine", "api.wandb.ai"])
+    let base = variable("WANDB_BASE_URL").unwrap_or_else(|| "https://api.wandb.ai".to_owned());
+    Some(ft_trainer::tracking::api_key(&base)?.place)
 }
 
 fn wandb(place: Option<String>) -> Check {
@@ -122,11 +113,5 @@ mod tests {
         assert_eq!(hub_settings(None, None), Check::pass("Hub", "https://huggingface.co"));
         assert_eq!(hub_settings(Some("hub.example.org"), None).status, Status::Warn);
         assert_eq!([hub_settings(None, Some("1")).status, hub_settings(None, Some("0")).status], [Status::Warn, Status::Pass]);
-    }
-
-    #[test]
-    fn a_key_in_netrc_is_seen() {
-        assert!(has_wandb("machine github.com login a password b\nmachine api.wandb.ai\n  login user\n  password x\n"));
-        assert!(!has_wandb("machine github.com login api.wandb.ai"));
     }
 }
