@@ -7,6 +7,7 @@
 //!
 //! `files` writes `tokenizer.json` and its companions from the same ranks, with the chat template beside them.
 
+mod ascii;
 mod byte_pair;
 mod files;
 pub mod special;

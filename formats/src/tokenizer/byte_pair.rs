@@ -3,13 +3,59 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+/// Longest piece, in bytes, that is merged without a heap.
+const SHORT: usize = 48;
+
 /// Appends to `ids` the tokens of `piece`: starting from single bytes, the pair of neighbours with the lowest rank is
 /// joined (the leftmost among equals) until no pair has a rank.
+pub(super) fn merge(piece: &[u8], rank_of: impl Fn(&[u8]) -> Option<u32>, ids: &mut Vec<u32>) {
+    if piece.len() <= SHORT { merge_short(piece, rank_of, ids) } else { merge_long(piece, rank_of, ids) }
+}
+
+/// The same for a short piece, where looking at every pair takes less time than a heap.
+fn merge_short(piece: &[u8], rank_of: impl Fn(&[u8]) -> Option<u32>, ids: &mut Vec<u32>) {
+    const NONE: u32 = u32::MAX;
+    // Part `i` is `piece[starts[i]..starts[i + 1]]`; joined with the next it has the rank `ranks[i]`.
+    let mut starts: [usize; SHORT + 1] = std::array::from_fn(|index| index);
+    let mut ranks = [NONE; SHORT];
+    let mut count = piece.len();
+    let joined = |starts: &[usize], part: usize, count: usize| {
+        if part + 2 > count { NONE } else { rank_of(&piece[starts[part]..starts[part + 2]]).unwrap_or(NONE) }
+    };
+    for part in 0..count {
+        ranks[part] = joined(&starts, part, count);
+    }
+    loop {
+        let mut best = (NONE, 0);
+        for (part, &rank) in ranks[..count].iter().enumerate() {
+            if rank < best.0 {
+                best = (rank, part);
+            }
+        }
+        let (rank, part) = best;
+        if rank == NONE {
+            break;
+        }
+        starts.copy_within(part + 2..=count, part + 1);
+        ranks.copy_within(part + 1..count, part);
+        count -= 1;
+        ranks[part] = joined(&starts, part, count);
+        if part > 0 {
+            ranks[part - 1] = joined(&starts, part - 1, count);
+        }
+    }
+    for part in 0..count {
+        // Every part is a token: it is a single byte, or was joined because its bytes have a rank.
+        ids.extend(rank_of(&piece[starts[part]..starts[part + 1]]));
+    }
+}
+
+/// The same for a piece of any length.
 ///
 /// A heap of candidate pairs makes it O(n log n). A candidate is (rank, start, end): it still stands when a part begins
 /// at `start` and the part after it ends at `end`, wherever the border between them has moved, since the rank belongs to
 /// the joined bytes.
-pub(super) fn merge(piece: &[u8], rank_of: impl Fn(&[u8]) -> Option<u32>, ids: &mut Vec<u32>) {
+fn merge_long(piece: &[u8], rank_of: impl Fn(&[u8]) -> Option<u32>, ids: &mut Vec<u32>) {
     let length = piece.len();
     // The part that starts at `i` ends at `ends[i]`; the part that ends at `i` starts at `starts[i]`. 0 in `ends` means
     // that no part starts there.
@@ -56,9 +102,11 @@ mod tests {
             [byte] => Some(1000 + u32::from(*byte)),
             _ => pairs.iter().find(|(token, _)| *token == bytes).map(|(_, rank)| *rank),
         };
-        let mut ids = Vec::new();
-        merge(piece, rank_of, &mut ids);
-        ids
+        let (mut short, mut long) = (Vec::new(), Vec::new());
+        merge_short(piece, rank_of, &mut short);
+        merge_long(piece, rank_of, &mut long);
+        assert_eq!(short, long);
+        short
     }
 
     #[test]
