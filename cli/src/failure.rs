@@ -52,7 +52,10 @@ pub(crate) fn take_panics(terminal: &Terminal) {
 
 fn code(error: &Error) -> u8 {
     if let Some(error) = io_error(error)
-        && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory)
+        && matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge | io::ErrorKind::OutOfMemory
+        )
     {
         return RESOURCES;
     }

@@ -104,7 +104,8 @@ mod tests {
 
     #[test]
     fn every_short_text_of_all_classes_is_split_as_by_the_pattern() {
-        let letters = ["A", "a", "s", "1", " ", "\n", "\t", "!", "/", "'", "\u{17f}", "\u{e9}", "\u{2028}", "\u{661}", "\u{301}", "\u{2014}"];
+        let letters =
+            ["A", "a", "s", "1", " ", "\n", "\t", "!", "/", "'", "\u{17f}", "\u{e9}", "\u{2028}", "\u{661}", "\u{301}", "\u{2014}"];
         let splitter = Splitter::new();
         let mut texts = vec![String::new()];
         for _ in 0..4 {

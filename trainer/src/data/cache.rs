@@ -103,6 +103,14 @@ impl Entry {
         Ok(Some(Found { batches, counts: seal.counts }))
     }
 
+    /// Whether `files` are still what the entry is named after: they may have changed while they were read.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(super) fn is_still_of(&self, files: &[SourceFile], options: &DatasetOptions) -> Result<bool, DataError> {
+        Ok(key::of(files, options)?.as_ref() == Some(&self.name))
+    }
+
     /// Begins to write the entry.
     pub(super) fn writer(&self) -> io::Result<Writer> {
         fs::create_dir_all(&self.folder)?;
@@ -111,7 +119,7 @@ impl Entry {
 
     /// Puts what was written in its place.
     pub(super) fn publish(&self, writer: Writer, counts: &Counts) -> io::Result<Found> {
-        let (partial, bytes) = writer.finish()?;
+        let (Some(partial), bytes) = writer.finish()? else { return Err(io::Error::other("a file without a name is no entry")) };
         let hash = blake3::Hasher::new().update_rayon(&bytes).finalize().to_hex().to_string();
         let seal = Seal { hash, bytes: bytes.len() as u64, counts: counts.clone() };
         // An old seal must not vouch for new samples.
@@ -155,6 +163,13 @@ impl Entry {
             total -= bytes;
         }
     }
+}
+
+/// What was written, for this process alone: the file goes when it is not used any more.
+pub(super) fn unpublished(writer: Writer, counts: Counts) -> io::Result<Found> {
+    let (_, bytes) = writer.finish()?;
+    let batches = batches(&bytes).ok_or_else(|| io::Error::other("what was written cannot be read"))?;
+    Ok(Found { batches, counts })
 }
 
 /// The batches of an Arrow IPC file, whose arrays lie in `bytes`; `None` when it is no such file.

@@ -186,8 +186,8 @@ pub enum DataError {
         /// The columns that there are.
         found: Vec<String>,
     },
-    /// Tokens that could not be kept for the next start.
-    #[error("cannot write the token cache `{}`", path.display())]
+    /// Tokens that could not be kept.
+    #[error("cannot write tokens to `{}`", path.display())]
     Cache {
         /// The file.
         path: PathBuf,
@@ -378,7 +378,7 @@ impl ft_formats::Hint for DataError {
             DataError::UnsupportedFormat { .. } => "convert it to JSONL, one JSON object per line, or to Parquet".to_owned(),
             DataError::LfsPointer { .. } => "fetch the data itself with `git lfs pull`".to_owned(),
             DataError::Compressed { .. } | DataError::Table { .. } => "the file may be cut or damaged: fetch or write it again".to_owned(),
-            DataError::Cache { .. } => "free some space, set FT_CACHE to a folder with more, or set `dataset.cache = false`".to_owned(),
+            DataError::Cache { .. } => "free some space, or set FT_CACHE (without a cache, TMPDIR) to a folder with more".to_owned(),
             DataError::LargeArray { .. } => "convert it to JSONL: one JSON object per line".to_owned(),
             DataError::MissingColumn { found, .. } => format!("the columns are {}", quoted(found)),
             DataError::Json { .. } => "each line is one complete JSON object; line breaks inside a text are written \\n".to_owned(),

@@ -45,8 +45,12 @@ enum FileKey {
     State { source: usize, device: u64, inode: u64, bytes: u64, modified: (i64, i64), changed: (i64, i64) },
 }
 
-/// The name of the samples of `files` under `options`; `None` when a large file is too fresh to be told from a later one.
+/// The name of the samples of `files` under `options`; `None` when a large file is too fresh to be told from a later one, or when one is a
+/// pipe, whose content can be read only once.
 pub(super) fn of(files: &[SourceFile], options: &DatasetOptions) -> Result<Option<String>, DataError> {
+    if !files.iter().all(|file| file.path.is_file()) {
+        return Ok(None);
+    }
     let mut opened = Vec::with_capacity(files.len());
     for file in files {
         let read = File::open(&file.path).and_then(|handle| Ok((handle.metadata()?, handle)));

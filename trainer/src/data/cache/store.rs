@@ -13,9 +13,9 @@ use tempfile::{NamedTempFile, TempPath};
 use super::super::mapped::map;
 use super::super::tokens::SCHEMA;
 
-/// An Arrow IPC file under a name of its own: unfinished, it is nobody's entry.
+/// An Arrow IPC file under a name of its own, or without one: unfinished, it is nobody's entry.
 pub(in crate::data) struct Writer {
-    path: TempPath,
+    path: Option<TempPath>,
     writer: FileWriter<BufWriter<File>>,
 }
 
@@ -28,6 +28,15 @@ impl std::fmt::Debug for Writer {
 impl Writer {
     pub(super) fn new(folder: &Path) -> io::Result<Writer> {
         let (file, path) = tempfile::Builder::new().prefix(".partial-").tempfile_in(folder).map(NamedTempFile::into_parts)?;
+        Writer::of(file, Some(path))
+    }
+
+    /// A file in `folder` that goes with this process, however it ends.
+    pub(in crate::data) fn nameless(folder: &Path) -> io::Result<Writer> {
+        Writer::of(tempfile::tempfile_in(folder)?, None)
+    }
+
+    fn of(file: File, path: Option<TempPath>) -> io::Result<Writer> {
         let writer = FileWriter::try_new(BufWriter::with_capacity(1 << 20, file), &SCHEMA).map_err(io_error)?;
         Ok(Writer { path, writer })
     }
@@ -36,12 +45,14 @@ impl Writer {
         self.writer.write(batch).map_err(io_error)
     }
 
-    /// The finished file, on disk for good, and its bytes.
-    pub(super) fn finish(mut self) -> io::Result<(TempPath, Buffer)> {
+    /// The name of the finished file, on disk for good, and its bytes.
+    pub(super) fn finish(mut self) -> io::Result<(Option<TempPath>, Buffer)> {
         self.writer.finish().map_err(io_error)?;
         let file = self.writer.into_inner().map_err(io_error)?.into_inner().map_err(|error| error.into_error())?;
-        file.sync_all()?;
-        let bytes = map(&File::open(&self.path)?)?;
+        if self.path.is_some() {
+            file.sync_all()?;
+        }
+        let bytes = map(&file)?;
         Ok((self.path, bytes))
     }
 }

@@ -165,3 +165,28 @@ fn stale_leftovers_are_removed() {
     assert!(!leftover.exists());
     assert!(fresh.exists());
 }
+
+#[test]
+fn data_that_changes_while_it_is_read_is_no_entry() {
+    let folder = Folder::new(2500);
+    let sources = [folder.data().to_string_lossy().into_owned()];
+    let mut warnings = Vec::new();
+    let dataset = load_dataset(&sources, &folder.options(), &mut |event| match event {
+        Reading::Progress { .. } => fs::write(folder.data(), line(1) + &line(2)).unwrap(),
+        other => warnings.push(other),
+    })
+    .unwrap();
+    assert!(matches!(&warnings[..], [Reading::Warning(words)] if words.contains("changed while it was read")), "{warnings:?}");
+    assert!(dataset.len() > 4, "{}", dataset.len());
+    assert_eq!(fs::read_dir(folder.cache().join("tokens")).unwrap().count(), 0);
+    let (dataset, events) = folder.load(&folder.data(), &folder.options());
+    assert!(!is_cached(&events));
+    assert_eq!(dataset.statistics.conversations, 2);
+}
+
+#[test]
+fn what_can_be_read_only_once_is_no_entry() {
+    let folder = Folder::new(1);
+    let pipe = SourceFile { path: "/dev/null".into(), source: 0 };
+    assert!(Entry::of(&folder.cache(), &[pipe], &folder.options()).unwrap().is_none());
+}

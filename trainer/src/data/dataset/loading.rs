@@ -4,8 +4,10 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use arrow::array::RecordBatch;
+
 use super::Dataset;
-use crate::data::cache::{Entry, Found};
+use crate::data::cache::{Entry, Found, Writer, unpublished};
 use crate::data::conversation::LoadedConversation;
 use crate::data::error::DataError;
 use crate::data::options::DatasetOptions;
@@ -14,6 +16,9 @@ use crate::data::source;
 use crate::data::statistics::Counts;
 use crate::data::tokenizing::{samples_of_conversations, tokenize};
 use crate::data::tokens::{Made, SourceFile, batch_of};
+
+/// Bytes of samples that are held in memory where there is no cache; more go to a file, so that they may be more than memory.
+const MEMORY_BYTES: usize = if cfg!(test) { 1 << 16 } else { 64 << 20 };
 
 /// Reads `sources` and makes their samples, or takes them from the token cache; `watch` is told how far it is.
 ///
@@ -66,16 +71,24 @@ fn build(
             ))),
         }
     }
-    let mut batches = Vec::new();
+    let is_entry = writer.is_some();
+    let (mut batches, mut memory_bytes) = (Vec::new(), 0);
     let mut is_met = vec![false; sources.len()];
-    let path = |entry: Option<&Entry>| entry.map(Entry::samples).unwrap_or_default();
+    let path = entry.filter(|_| is_entry).map_or_else(std::env::temp_dir, Entry::samples);
+    let cannot_write = |source| DataError::Cache { path: path.clone(), source };
     let counts = tokenize(&files, options, &mut |made: Vec<Made>, file, read_bytes, counts| {
         is_met[files[file].source] |= counts.conversations > 0;
         if !made.is_empty() {
             let batch = batch_of(&made).map_err(|source| DataError::Columns { source })?;
             match &mut writer {
-                Some(writer) => writer.write(&batch).map_err(|source| DataError::Cache { path: path(entry), source })?,
-                None => batches.push(batch),
+                Some(writer) => writer.write(&batch).map_err(cannot_write)?,
+                None => {
+                    memory_bytes += batch.get_array_memory_size();
+                    batches.push(batch);
+                }
+            }
+            if memory_bytes > MEMORY_BYTES && writer.is_none() {
+                writer = Some(spilled(std::mem::take(&mut batches)).map_err(cannot_write)?);
             }
         }
         watch(Reading::Progress { read_bytes, total_bytes });
@@ -84,17 +97,28 @@ fn build(
     if let Some(source) = is_met.iter().position(|is_met| !is_met) {
         return Err(DataError::EmptySource { origin: sources[source].clone() });
     }
-    let found = match (writer, entry) {
-        (Some(writer), Some(entry)) => {
-            entry.publish(writer, &counts).map_err(|source| DataError::Cache { path: path(Some(entry)), source })?
+    let found = match (writer, entry.filter(|_| is_entry)) {
+        (Some(writer), Some(entry)) if entry.is_still_of(&files, options)? => entry.publish(writer, &counts).map_err(cannot_write)?,
+        (Some(writer), entry) => {
+            if entry.is_some() {
+                watch(Reading::Warning("tokens are not kept for the next start: the data changed while it was read".to_owned()));
+            }
+            unpublished(writer, counts).map_err(cannot_write)?
         }
-        _ => Found { batches, counts },
+        (None, _) => Found { batches, counts },
     };
     Ok((found, files))
 }
 
+/// `batches` in a file, which more can follow.
+fn spilled(batches: Vec<RecordBatch>) -> io::Result<Writer> {
+    let mut writer = Writer::nameless(&std::env::temp_dir())?;
+    batches.iter().try_for_each(|batch| writer.write(batch))?;
+    Ok(writer)
+}
+
 fn is_disk_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge)
 }
 
 /// Makes the samples of `conversations`.
