@@ -7,6 +7,7 @@ pub mod codec;
 pub mod conversations;
 pub mod metrics;
 pub mod nvrtc;
+pub mod pages;
 pub mod program;
 pub mod scratch;
 pub mod sparse;
