@@ -22,8 +22,8 @@ fn merge_short(piece: &[u8], rank_of: impl Fn(&[u8]) -> Option<u32>, ids: &mut V
     let joined = |starts: &[usize], part: usize, count: usize| {
         if part + 2 > count { NONE } else { rank_of(&piece[starts[part]..starts[part + 2]]).unwrap_or(NONE) }
     };
-    for part in 0..count {
-        ranks[part] = joined(&starts, part, count);
+    for (part, rank) in ranks[..count].iter_mut().enumerate() {
+        *rank = joined(&starts, part, count);
     }
     loop {
         let mut best = (NONE, 0);
