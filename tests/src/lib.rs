@@ -9,6 +9,7 @@ pub mod metrics;
 pub mod nvrtc;
 pub mod pages;
 pub mod program;
+pub mod recording_server;
 pub mod scratch;
 pub mod sparse;
 pub mod tensors;
