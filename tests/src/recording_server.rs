@@ -105,7 +105,8 @@ fn answer(stream: TcpStream, manner: Manner, kept: &Mutex<Vec<Request>>) -> Opti
         }
         Manner::Well => (200, "{\"exitcode\": null, \"limits\": {}}".to_owned()),
     };
-    let head = format!("HTTP/1.1 {status} Told\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
+    let head =
+        format!("HTTP/1.1 {status} Told\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", text.len());
     (&stream).write_all(format!("{head}{text}").as_bytes()).ok()
 }
 

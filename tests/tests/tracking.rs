@@ -111,8 +111,7 @@ fn check(directory: &Path, exit_code: u64) {
         let rounded: Vec<(u64, f64)> = values.iter().map(|(step, value)| (*step, f64::from(*value as f32))).collect();
         assert_eq!(found, rounded, "{name}");
         let rows = said["log"]["history"].as_array().expect("the log has a history");
-        let of_rows: Vec<(u64, f64)> =
-            rows.iter().filter_map(|row| Some((row["_step"].as_u64()?, row[&name].as_f64()?))).collect();
+        let of_rows: Vec<(u64, f64)> = rows.iter().filter_map(|row| Some((row["_step"].as_u64()?, row[&name].as_f64()?))).collect();
         assert_eq!(of_rows, values, "{name}");
     }
     let log = &said["log"];
@@ -125,7 +124,8 @@ fn check(directory: &Path, exit_code: u64) {
     assert_eq!(log["config"]["training"]["steps"], STEPS);
 }
 
-const BOTH: &str = "[tracking]\ntensorboard = true\n[tracking.wandb]\nmode = \"offline\"\nproject = \"p\"\ntags = [\"a\", \"b\"]\nnotes = \"n\"";
+const BOTH: &str =
+    "[tracking]\ntensorboard = true\n[tracking.wandb]\nmode = \"offline\"\nproject = \"p\"\ntags = [\"a\", \"b\"]\nnotes = \"n\"";
 
 #[test]
 fn event_file_and_log_hold_every_metric() {
@@ -174,7 +174,10 @@ fn a_run_online_sends_every_step() {
     assert!(!said.stderr.contains("Weights & Biases"), "{}", said.stderr);
     let requests = server.requests();
     let variables = &requests[0].body["variables"];
-    assert_eq!((requests[0].path.as_str(), variables["project"].as_str(), variables["entity"].as_str()), ("/graphql", Some("coding"), Some("team")));
+    assert_eq!(
+        (requests[0].path.as_str(), variables["project"].as_str(), variables["entity"].as_str()),
+        ("/graphql", Some("coding"), Some("team"))
+    );
     // `api:key` in base 64.
     assert!(requests.iter().all(|request| request.authorization == "Basic YXBpOmtleQ=="));
     let config: Value = serde_json::from_str(variables["config"].as_str().expect("a text")).expect("JSON");
