@@ -101,7 +101,7 @@ fn bash(folder: &Path, line: &str) -> Result<(), String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::iter::once(own).chain(std::env::split_paths(&path));
     let mut command = Command::new("bash");
-    command.args(["--norc", "-c", line]).current_dir(folder).stdin(Stdio::null());
+    command.args(["--norc", "-o", "pipefail", "-c", line]).current_dir(folder).stdin(Stdio::null());
     command.env("PATH", std::env::join_paths(folders).expect("a path")).env("HOME", folder).env("NO_COLOR", "1");
     command.env_remove("LD_LIBRARY_PATH").env_remove("XDG_CACHE_HOME").env_remove("HF_HOME");
     let said = run(&mut command);
@@ -240,7 +240,7 @@ fn what_a_page_tells_to_do_works_from_its_top_to_its_end() {
     for page in written() {
         let folder = folder_of(&page, &prepared);
         for block in &page.blocks {
-            wrong.extend(check_block(block, &folder).err().map(|error| format!("{}:{error}", page.name())));
+            wrong.extend(check_block(block, &folder).err().map(|error| format!("{}:{error}", page.path.display())));
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
