@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use ft_formats::checkpoint::Checkpoint;
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use crate::adapters::lora::Adapter;
 use crate::error::Result;
@@ -12,7 +12,7 @@ use crate::model::Transformer;
 use crate::model::weights::{Placement, load};
 use crate::random::Stream;
 use crate::recipe::TrainingDtype;
-use crate::torch::device::best;
+use crate::torch::device::{best, has_fast_bf16};
 use crate::torch::ops::{to_f32_vec, without_graph};
 
 /// How tokens are chosen, and when to stop.
@@ -43,7 +43,10 @@ impl Generator {
         let checkpoint = Checkpoint::open(model)?;
         checkpoint.check_vocabulary()?;
         let total = checkpoint.total_bytes();
-        let mut model = load(&checkpoint, Placement::frozen(dtype.into(), best()), &mut |bytes| progress(bytes, total))?;
+        let device = best();
+        // Without instructions for bf16 a CPU takes minutes for a token; f32 is the same model, and more exact.
+        let kind = if device == Device::Cpu && !has_fast_bf16() { Kind::Float } else { dtype.into() };
+        let mut model = load(&checkpoint, Placement::frozen(kind, device), &mut |bytes| progress(bytes, total))?;
         if let Some(path) = adapter {
             Adapter::from_peft(&mut model, checkpoint.config(), path)?;
         }

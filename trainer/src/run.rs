@@ -4,6 +4,7 @@ pub mod batches;
 pub mod checkpoint;
 pub mod directory;
 pub mod evaluation;
+pub mod machine_dtype;
 pub mod observer;
 pub mod outcome;
 pub mod plan;

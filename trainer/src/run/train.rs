@@ -10,6 +10,7 @@ use tch::{Device, Kind, Tensor};
 use super::checkpoint::{self, RunState};
 use super::directory::{Log, RunDirectory, write_atomically};
 use super::evaluation::evaluate;
+use super::machine_dtype::for_machine;
 use super::observer::{Observer, StepReport};
 use super::outcome::TrainOutcome;
 use super::plan::{self, Machine, PlanReport, size_of};
@@ -46,11 +47,16 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     if let Device::Cuda(_) = device::best() {
         device::set_deterministic(recipe.training.deterministic);
     }
+    let machine = Machine::here();
+    let asked = Kind::from(recipe.training.dtype);
+    let (recipe, dtype_warning) = for_machine(recipe, &machine);
+    let recipe = &recipe;
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
     checkpoint.check_vocabulary()?;
     tracking::check(recipe)?;
     let samples = session::read_samples(recipe, &mut |reading| observer.reading(&reading))?;
-    let plan = plan::report(recipe, &checkpoint, &samples, Machine::here())?;
+    let mut plan = plan::report(recipe, &checkpoint, &samples, machine)?;
+    plan.warnings.extend(dtype_warning);
     plan.check_fits()?;
     let directory = RunDirectory::open(&plan.run_directory, options.resume)?;
     let stop =
@@ -59,7 +65,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     write_atomically(&run.directory.path().join("recipe.toml"), recipe.to_toml().as_bytes())?;
     observer.started(&plan, run.state.step);
     plan.warnings.iter().for_each(|warning| observer.warning(warning));
-    let result = run.to_the_end(&checkpoint, &stop, observer);
+    let result = run.to_the_end(&checkpoint, asked, &stop, observer);
     let exit_code = match &result {
         Ok(_) => 0,
         Err(Error::Interrupted { .. }) => 4,
@@ -148,8 +154,14 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// All steps, or those until someone asks to stop; then the result, with its kind.
-    fn to_the_end(&mut self, checkpoint: &Checkpoint, stop: &StopRequest, observer: &mut dyn Observer) -> Result<(&'static str, PathBuf)> {
+    /// All steps, or those until someone asks to stop; then the result, with its kind. A model is written in `dtype`.
+    fn to_the_end(
+        &mut self,
+        checkpoint: &Checkpoint,
+        dtype: Kind,
+        stop: &StopRequest,
+        observer: &mut dyn Observer,
+    ) -> Result<(&'static str, PathBuf)> {
         while self.state.step < self.schedule.total_steps {
             self.step(observer)?;
             if stop.is_asked() {
@@ -160,7 +172,7 @@ impl<'a> Run<'a> {
                 return Err(Error::Interrupted { step: self.state.step, checkpoint: path });
             }
         }
-        self.write_result(checkpoint)
+        self.write_result(checkpoint, dtype)
     }
 
     /// A line of `metrics.jsonl`, for the trackers, too.
@@ -308,7 +320,7 @@ impl<'a> Run<'a> {
     }
 
     /// The adapter or the model, in the format that others read.
-    fn write_result(&mut self, checkpoint: &Checkpoint) -> Result<(&'static str, PathBuf)> {
+    fn write_result(&mut self, checkpoint: &Checkpoint, dtype: Kind) -> Result<(&'static str, PathBuf)> {
         match &self.session.trained {
             Trained::Adapter(adapter) => {
                 let path = self.directory.path().join("adapter");
@@ -317,7 +329,7 @@ impl<'a> Run<'a> {
             }
             Trained::Everything => {
                 let path = self.directory.path().join("model");
-                write_model(&path, checkpoint, &self.session.trainables, self.session.model.kind)?;
+                write_model(&path, checkpoint, &self.session.trainables, dtype)?;
                 Ok(("model", path))
             }
         }
@@ -353,8 +365,12 @@ fn origins<'a>(samples: impl Iterator<Item = &'a Sample>) -> String {
 /// # Errors
 /// Anything wrong with recipe, model or data.
 pub fn plan_of(recipe: &Recipe, machine: Machine, watch: &mut dyn FnMut(Reading)) -> Result<PlanReport> {
+    let (recipe, dtype_warning) = for_machine(recipe, &machine);
+    let recipe = &recipe;
     let checkpoint = Checkpoint::open(Path::new(&recipe.model.path))?;
     checkpoint.check_vocabulary()?;
     let samples = session::read_samples(recipe, watch)?;
-    plan::report(recipe, &checkpoint, &samples, machine)
+    let mut plan = plan::report(recipe, &checkpoint, &samples, machine)?;
+    plan.warnings.extend(dtype_warning);
+    Ok(plan)
 }

@@ -24,6 +24,17 @@ pub fn best() -> Device {
     device
 }
 
+/// Whether libtorch multiplies bf16 matrices on this CPU by instructions made for it.
+///
+/// Source: libtorch 2.11, ATen `native/mkldnn/Utils.h`, `mkldnn_bf16_device_check`: on x86 it takes AVX-512 with BW, VL and DQ.
+#[must_use]
+pub fn has_fast_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512dq");
+    #[cfg(not(target_arch = "x86_64"))]
+    true
+}
+
 /// Lets the allocator keep what tensors free, up to the largest size that it can: otherwise every large tensor is a fresh mapping, and
 /// the page faults of a training step cost a fifth of its time.
 fn keep_freed_memory() {

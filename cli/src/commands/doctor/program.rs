@@ -2,6 +2,7 @@
 
 use ft_trainer::error::chain;
 use ft_trainer::recipe::TrainingDtype;
+use ft_trainer::torch::device::has_fast_bf16;
 use ft_trainer::torch::probe::{LIBTORCH_VERSION, computes_products, libtorch};
 
 use super::check::Check;
@@ -38,6 +39,10 @@ pub(super) fn products(ordinal: Option<usize>, name: &'static str) -> Check {
             Ok(false) => return Check::fail(name, format!("a matrix product in {word} is wrong"), SETUP),
             Err(error) => return Check::fail(name, format!("a matrix product in {word}: {}", chain(&error)), SETUP),
         }
+    }
+    if ordinal.is_none() && !has_fast_bf16() {
+        let words = "matrix products in f32 and bf16 are right; bf16 is very slow: this CPU has no AVX-512";
+        return Check::warn(name, words, "nothing to do: runs on this CPU compute in f32 instead, in twice the memory");
     }
     Check::pass(name, "matrix products in f32 and bf16 are right")
 }
