@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 use ft_tests::conversations::{conversations, jsonl};
-use ft_tests::program::{ft, peer, run, succeed};
+use ft_tests::program::{ft, peer, repository, run, succeed};
 use ft_tests::recording_server::{Manner, RecordingServer, history};
 use ft_tests::scratch::Scratch;
 use serde_json::Value;
@@ -149,7 +150,7 @@ fn a_killed_run_that_goes_on_has_every_step_once() {
     let mut child = command.stderr(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().expect("ft starts");
     let steps = || fs::read_to_string(directory.join("metrics.jsonl")).map_or(0, |text| text.matches("\"loss\"").count());
     while steps() < 5 && child.try_wait().expect("the child is ours").is_none() {
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(2));
     }
     child.kill().expect("the child can be killed");
     child.wait().expect("the child ends");
@@ -193,6 +194,72 @@ fn a_run_online_sends_every_step() {
     assert_eq!((last["complete"].as_bool(), last["exitcode"].as_u64()), (Some(true), Some(0)));
     // The same run is kept here, for `wandb sync`.
     assert_eq!(read(&project.directory("online"))["log"]["history"].as_array().map(Vec::len), Some(STEPS));
+}
+
+/// The Python server that the real client talks to; it ends with the test.
+struct PythonServer {
+    child: Child,
+    address: String,
+    record: PathBuf,
+}
+
+impl PythonServer {
+    fn start(scratch: &Scratch) -> Self {
+        let (port, record) = (scratch.join("port"), scratch.join("requests.jsonl"));
+        let child = peer("wandb_server.py", [&port, &record]).spawn().expect("Python starts");
+        let started = Instant::now();
+        while !port.exists() {
+            assert!(started.elapsed() < Duration::from_secs(60), "the server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let address = format!("http://127.0.0.1:{}", fs::read_to_string(port).expect("the port is written"));
+        Self { child, address, record }
+    }
+
+    fn requests(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.record).expect("requests came");
+        text.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+    }
+}
+
+impl Drop for PythonServer {
+    fn drop(&mut self) {
+        // A server that is gone already is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn wandb_sync_takes_the_directory_of_a_run() {
+    let project = Project::new("sync");
+    succeed(&mut project.train("offline", BOTH));
+    let directory = project.directory("offline");
+    let run = fs::read_dir(directory.join("wandb")).expect("a folder").next().expect("one run").expect("an entry").path();
+    let server = PythonServer::start(&project.scratch);
+    let mut sync = Command::new(repository().join(".venv/bin/wandb"));
+    sync.args(["sync", "--yes"]).arg(run).current_dir(&*project.scratch);
+    sync.env("WANDB_BASE_URL", &server.address).env("WANDB_API_KEY", "0123456789012345678901234567890123456789");
+    succeed(&mut sync);
+    let requests = server.requests();
+    let streams: Vec<&Value> =
+        requests.iter().filter(|request| request["path"].as_str().is_some_and(|path| path.ends_with("/file_stream"))).collect();
+    let rows: Vec<Value> = streams
+        .iter()
+        .filter_map(|request| request["body"]["files"]["wandb-history.jsonl"]["content"].as_array())
+        .flatten()
+        .map(|line| serde_json::from_str(line.as_str().expect("a line is a text")).expect("a line is JSON"))
+        .collect();
+    for (name, values) in expected(&directory) {
+        let found: Vec<(u64, f64)> = rows.iter().filter_map(|row| Some((row["_step"].as_u64()?, row[&name].as_f64()?))).collect();
+        assert_eq!(found, values, "{name}");
+    }
+    assert!(streams.iter().any(|request| request["body"]["complete"] == true && request["body"]["exitcode"] == 0));
+    let upsert = requests.iter().find(|request| request["path"] == "/graphql").expect("the run was made");
+    let variables = &upsert["body"]["variables"];
+    assert_eq!((variables["project"].as_str(), variables["displayName"].as_str()), (Some("p"), Some("offline")));
+    let config: Value = serde_json::from_str(variables["config"].as_str().expect("a text")).expect("JSON");
+    assert_eq!(config["training"]["value"]["steps"], STEPS);
 }
 
 #[test]
