@@ -65,7 +65,7 @@ pub fn train(recipe: &Recipe, options: &TrainOptions, observer: &mut dyn Observe
     write_atomically(&run.directory.path().join("recipe.toml"), recipe.to_toml().as_bytes())?;
     observer.started(&plan, run.state.step);
     plan.warnings.iter().for_each(|warning| observer.warning(warning));
-    let result = run.to_the_end(&checkpoint, asked, &stop, observer);
+    let result = run.finish_steps(&checkpoint, asked, &stop, observer);
     let exit_code = match &result {
         Ok(_) => 0,
         Err(Error::Interrupted { .. }) => 4,
@@ -155,7 +155,7 @@ impl<'a> Run<'a> {
     }
 
     /// All steps, or those until someone asks to stop; then the result, with its kind. A model is written in `dtype`.
-    fn to_the_end(
+    fn finish_steps(
         &mut self,
         checkpoint: &Checkpoint,
         dtype: Kind,

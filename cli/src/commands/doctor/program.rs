@@ -41,8 +41,7 @@ pub(super) fn products(ordinal: Option<usize>, name: &'static str) -> Check {
         }
     }
     if ordinal.is_none() && !has_fast_bf16() {
-        let words = "matrix products in f32 and bf16 are right; bf16 is very slow: this CPU has no AVX-512";
-        return Check::warn(name, words, "nothing to do: runs on this CPU compute in f32 instead, in twice the memory");
+        return Check::pass(name, "matrix products are right; runs compute in f32, since bf16 is very slow without AVX-512");
     }
     Check::pass(name, "matrix products in f32 and bf16 are right")
 }
