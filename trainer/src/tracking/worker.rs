@@ -91,8 +91,10 @@ impl Worker {
             Some(unsent) => format!("Weights & Biases: {unsent} steps were not sent"),
             None => "Weights & Biases: not everything was sent in time".to_owned(),
         };
-        let later =
-            wandb.files.as_ref().map_or(String::new(), |files| format!("; `wandb sync {}` sends the run", files.folder().display()));
+        let later = wandb
+            .files
+            .as_ref()
+            .map_or(String::new(), |files| format!("; `wandb sync --include-online {}` sends the run", files.folder().display()));
         let _ = self.warn.send(format!("{words}{later}"));
     }
 }
